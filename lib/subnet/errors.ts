@@ -1,0 +1,27 @@
+/** What went wrong with a lease or the registry; each code says what the caller does. */
+export type SubnetErrorCode =
+  | 'ERR_SUBNET_CONFIG' // the network configuration is unusable: say so, wait for a better one
+  | 'ERR_SUBNET_TAKEN' // another host was faster: pick another subnet
+  | 'ERR_SUBNET_EXHAUSTED' // no free subnet in the range: say so, wait for one
+  | 'ERR_LEASE_LOST' // another host holds our subnet: stop using it
+  | 'ERR_REGISTRY_UNAVAILABLE' // no answer from etcd: try again; a write may have happened
+  | 'ERR_REGISTRY_REFUSED' // etcd answered no (credentials, permission): the operator must act
+  | 'ERR_WATCH_COMPACTED' // the revision is gone from history: list again
+  | 'ERR_REVISION_REGRESSED' // etcd knows fewer revisions than we saw: it was wiped or restored
+
+export class SubnetError extends Error {
+  override readonly name = 'SubnetError'
+  readonly code: SubnetErrorCode
+
+  constructor(code: SubnetErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.code = code
+  }
+}
+
+export function isSubnetError(
+  error: unknown,
+  code: SubnetErrorCode,
+): error is SubnetError {
+  return error instanceof SubnetError && error.code === code
+}
