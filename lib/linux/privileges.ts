@@ -1,0 +1,24 @@
+import * as libc from './libc.js'
+
+// include/uapi/linux/prctl.h
+const PR_SET_DUMPABLE = 4
+const PR_SET_NO_NEW_PRIVS = 38
+
+/** The kernel's overflow user, `nobody` on every distribution. */
+const NOBODY = 65_534
+
+/**
+ * Gives up root for good: no user, groups or capabilities, none to be gained by
+ * exec, and no other process of `nobody` may trace this one. Called after
+ * everything was opened and loaded. Without root it only closes the way up.
+ */
+export function dropPrivileges(): void {
+  if (process.getuid?.() === 0) {
+    process.setgroups?.([])
+    process.setgid?.(NOBODY)
+    process.setuid?.(NOBODY)
+  }
+  if (libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+    throw libc.lastError('PR_SET_NO_NEW_PRIVS')
+  if (libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) throw libc.lastError('PR_SET_DUMPABLE')
+}
