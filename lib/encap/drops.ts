@@ -50,9 +50,9 @@ export class DropLedger {
     this.#count = new Float64Array(capacity)
   }
 
-  /** Counts a packet that has no sender to blame. */
-  count(reason: number): void {
-    this.counts[reason]! += 1
+  /** Counts packets that have no sender to blame. */
+  count(reason: number, packets = 1): void {
+    this.counts[reason]! += packets
   }
 
   /** Counts a datagram from `outer` whose packet claimed to come from `inner`. */

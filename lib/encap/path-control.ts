@@ -181,9 +181,14 @@ export const TRAFFIC_COUNTERS = [
 ] as const
 
 export type TrafficCounter = (typeof TRAFFIC_COUNTERS)[number]
+export type Traffic = Record<TrafficCounter, number>
+
+export function zeroTraffic(): Traffic {
+  return Object.fromEntries(TRAFFIC_COUNTERS.map(name => [name, 0])) as Traffic
+}
 
 export interface PathStatistics {
-  readonly traffic: Readonly<Record<TrafficCounter, number>>
+  readonly traffic: Readonly<Traffic>
   readonly drops: Readonly<Record<DropReason, number>>
   readonly offenders: readonly Offender[]
 }
@@ -192,16 +197,19 @@ export interface PathStatistics {
 const OFFENDER_BYTES = 1 + 4 + 4 + 8
 
 export function encodeStatistics(
-  traffic: Float64Array,
+  traffic: Readonly<Traffic>,
   drops: Float64Array,
   offenders: readonly Offender[],
 ): Buffer {
   const payload = Buffer.alloc(
-    2 + 8 * traffic.length + 8 * drops.length + OFFENDER_BYTES * offenders.length,
+    2 +
+      8 * TRAFFIC_COUNTERS.length +
+      8 * drops.length +
+      OFFENDER_BYTES * offenders.length,
   )
-  let at = payload.writeUInt8(traffic.length, 0)
+  let at = payload.writeUInt8(TRAFFIC_COUNTERS.length, 0)
   at = payload.writeUInt8(drops.length, at)
-  for (const value of traffic) at = payload.writeDoubleBE(value, at)
+  for (const name of TRAFFIC_COUNTERS) at = payload.writeDoubleBE(traffic[name], at)
   for (const value of drops) at = payload.writeDoubleBE(value, at)
   for (const { reason, outer, inner, count } of offenders) {
     at = payload.writeUInt8(reason, at)

@@ -1,0 +1,66 @@
+/**
+ * The packet path: a program of its own, so that it can be confined, measured,
+ * replaced while it runs, and live on while the daemon restarts.
+ *
+ * It is given three descriptors and nothing else: the TUN device, the UDP
+ * socket, and the listening control socket. It gives up root before it looks at
+ * a packet, and then blocks in poll(2) for the rest of its life: no timer, no
+ * promise and no signal handler of Node's runs any more.
+ *
+ * Arguments: the label by which a daemon recognises it, and the slot size.
+ */
+import * as libc from '../../linux/libc.js'
+import { dropPrivileges } from '../../linux/privileges.js'
+import { ControlServer } from './control-server.js'
+import { PacketLoop } from './packet-loop.js'
+
+const TUN = 3
+const SOCKET = 4
+const LISTENER = 5
+
+// struct pollfd: descriptor (4 bytes), events (2), revents (2).
+const POLLFD = 8
+const REVENTS = 6
+const POLLIN = 0x0001
+
+/** How long a path without a daemon and without a permit waits for one, in ms. */
+const ORPHAN_GRACE_MS = 10_000
+
+/** Wakes an idle path, so that one whose permit has ended notices. */
+const IDLE_MS = 1000
+
+function main(label: string, slotSize: number): void {
+  process.title = 'flanneld-path'
+  const loop = new PacketLoop(TUN, SOCKET, slotSize)
+  const control = new ControlServer(LISTENER, loop, label)
+  const fds = Buffer.alloc(4 * POLLFD)
+  for (const [index, fd] of [TUN, SOCKET, LISTENER].entries()) watch(fds, index, fd)
+  const orphanAt = libc.bootTimeMs() + ORPHAN_GRACE_MS
+  dropPrivileges()
+
+  while (!control.stopping) {
+    watch(fds, 3, control.connection)
+    libc.poll(fds, 4, IDLE_MS)
+    const nowMs = libc.bootTimeMs()
+    if (isReady(fds, 0)) loop.fromTun(nowMs)
+    if (isReady(fds, 1)) loop.fromUnderlay(nowMs)
+    if (isReady(fds, 2)) control.accept()
+    else if (isReady(fds, 3)) control.serve()
+    const orphaned = control.connection < 0 && nowMs > orphanAt && !loop.permitted(nowMs)
+    if (orphaned) break
+  }
+}
+
+function watch(fds: Buffer, index: number, fd: number): void {
+  fds.writeInt32LE(fd, index * POLLFD)
+  fds.writeInt16LE(POLLIN, index * POLLFD + 4)
+}
+
+/** Readable, hung up or failed: each is for the reader to find out. */
+function isReady(fds: Buffer, index: number): boolean {
+  return fds.readInt16LE(index * POLLFD + REVENTS) !== 0
+}
+
+const [label = '', slotSize = '2048'] = process.argv.slice(2)
+main(label, Number(slotSize))
+process.exit(0)
