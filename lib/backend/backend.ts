@@ -1,0 +1,61 @@
+import type { Logger } from 'pino'
+import type { Clock } from '../subnet/clock.js'
+import type { NetworkConfig } from '../subnet/network-config.js'
+import type { Subnet } from '../subnet/subnet-key.js'
+import type { Holder } from '../subnet/subnet-record.js'
+import type { Underlay } from './underlay.js'
+
+/** Another host, as a backend sees it. */
+export interface Remote {
+  readonly subnet: Subnet
+  readonly holder: Holder
+}
+
+export interface BackendContext {
+  readonly config: NetworkConfig
+  readonly underlay: Underlay
+  /** Where what must outlive a reboot is kept; exists. */
+  readonly stateDir: string
+  /** Where sockets are; exists, of this etcd prefix and Network alone. */
+  readonly runDir: string
+  readonly verify: 'strict' | 'inner' | 'off'
+  readonly clock: Clock
+  readonly log: Logger
+}
+
+/** What a backend can say before this host has a subnet: it goes into the lease and subnet.env. */
+export interface BackendPlan {
+  /** `BackendType` of our record, '' for none. */
+  readonly leaseType: string
+  readonly overlayMtu: number
+
+  /**
+   * Makes the device and what else does not depend on remotes. Throws
+   * BackendError and leaves nothing behind.
+   */
+  start(subnet: Subnet): Promise<Backend>
+}
+
+/** A backend makes this host match the leases. */
+export interface Backend {
+  /** Device that packets to remotes leave by. */
+  readonly device: string
+
+  /** Makes the host match the whole list of remotes. Calling it twice is harmless. */
+  apply(remotes: readonly Remote[]): Promise<void>
+
+  /** Allows forwarding until `untilMs` of the clock, for backends whose packets we carry. */
+  permit(untilMs: number): Promise<void>
+
+  /** Watches over the backend's own parts until `signal` aborts; rejects when they cannot be kept up. */
+  run(signal: AbortSignal): Promise<void>
+
+  /** What the status shows, ready for JSON. */
+  describe(): Promise<Record<string, unknown>>
+
+  /**
+   * Ends our part.
+   * @param how `keep` leaves packets flowing, as the kernel's routes do; `end` takes everything down.
+   */
+  close(how: 'keep' | 'end'): Promise<void>
+}

@@ -1,0 +1,172 @@
+import type { ForwardingState, NextHop } from '../encap/forwarding-table.js'
+import { batch } from '../linux/iproute.js'
+import { writeSysctl } from '../linux/sysctl.js'
+import { familyConfig, option } from '../subnet/network-config.js'
+import {
+  type Address,
+  type Prefix,
+  baseAddress,
+  formatAddress,
+  formatPrefix,
+} from '../subnet/prefix.js'
+import { type Subnet, subnetPrefix } from '../subnet/subnet-key.js'
+import type { Backend, BackendContext, BackendPlan, Remote } from './backend.js'
+import { BackendError } from './errors.js'
+import { OVERHEAD } from './mtu.js'
+import { ROUTE_PROTOCOL } from './route-protocol.js'
+import { type PathProcess, openPathProcess } from './udp/path-process.js'
+
+/** flannel's port when the configuration names none. */
+const DEFAULT_PORT = 8285
+
+/** flannel's udp backend is IPv4 on both levels; so is the wire format. */
+export function planUdp(context: BackendContext): BackendPlan {
+  const { config, underlay } = context
+  const family = familyConfig(config, 4)
+  const address = underlay.addresses[4]
+  if (family === undefined || config.families.length > 1 || address === undefined) {
+    throw new BackendError(
+      'ERR_BACKEND_UNSUPPORTED',
+      'the udp backend carries IPv4 over IPv4 only; set EnableIPv6 to false, or another Backend.Type',
+    )
+  }
+  const port = readPort(option(config.backend.options, 'Port'))
+  const overlayMtu = underlay.mtu - OVERHEAD.udp
+  return {
+    leaseType: '',
+    overlayMtu,
+    start: async subnet =>
+      await UdpBackend.start(
+        { ...context, network: family.network, address, port, overlayMtu },
+        subnet,
+      ),
+  }
+}
+
+function readPort(value: unknown): number {
+  if (value === undefined) return DEFAULT_PORT
+  if (typeof value === 'number' && Number.isInteger(value) && value > 0 && value < 65_536)
+    return value
+  throw new BackendError(
+    'ERR_BACKEND_OPTION',
+    `Backend.Port is ${JSON.stringify(value)}; it must be a number from 1 to 65535`,
+  )
+}
+
+export interface UdpContext extends BackendContext {
+  readonly network: Prefix
+  readonly address: Address
+  readonly port: number
+  readonly overlayMtu: number
+}
+
+class UdpBackend implements Backend {
+  readonly #context: UdpContext
+  readonly #subnet: Prefix
+  readonly #path: PathProcess
+
+  private constructor(context: UdpContext, subnet: Prefix, path: PathProcess) {
+    this.#context = context
+    this.#subnet = subnet
+    this.#path = path
+  }
+
+  static async start(context: UdpContext, subnet: Subnet): Promise<Backend> {
+    const own = subnetPrefix(subnet, 4)
+    if (own === undefined) throw new TypeError('the udp backend needs an IPv4 subnet')
+    const path = await openPathProcess(context)
+    const backend = new UdpBackend(context, own, path)
+    try {
+      await backend.#configureDevice()
+      await backend.apply([])
+    } catch (error) {
+      await backend.close('end')
+      throw error
+    }
+    return backend
+  }
+
+  get device(): string {
+    return this.#path.device
+  }
+
+  /** Every line may be repeated; the kernel keeps what is there already. */
+  async #configureDevice(): Promise<void> {
+    const { network, overlayMtu } = this.#context
+    const { device } = this
+    // ICMP errors go back into the TUN from its own address, which is a martian without this.
+    await writeSysctl(`net/ipv4/conf/${device}/accept_local`, '1')
+    try {
+      await batch([
+        // No router solicitations of the kernel's on a device that carries IPv4 alone.
+        `link set dev ${device} addrgenmode none`,
+        `address replace ${formatAddress(baseAddress(this.#subnet))}/32 dev ${device}`,
+        `link set dev ${device} mtu ${overlayMtu} up`,
+        `route replace ${formatPrefix(network)} dev ${device} proto ${ROUTE_PROTOCOL} scope global`,
+      ])
+    } catch (cause) {
+      const why = cause instanceof Error ? cause.message : String(cause)
+      throw new BackendError('ERR_DEVICE', `cannot set up ${device}: ${why}`, { cause })
+    }
+  }
+
+  async apply(remotes: readonly Remote[]): Promise<void> {
+    await this.#path.forward(this.#forwardingState(remotes))
+  }
+
+  #forwardingState(remotes: readonly Remote[]): ForwardingState {
+    const { network, port, verify } = this.#context
+    return {
+      network: toUint32(network.network),
+      networkLength: network.length,
+      subnet: toUint32(this.#subnet.network),
+      subnetLength: this.#subnet.length,
+      verify,
+      hops: remotes.flatMap(remote => toNextHop(remote, port)),
+    }
+  }
+
+  async permit(untilMs: number): Promise<void> {
+    await this.#path.permit(untilMs)
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    await this.#path.supervise(signal)
+  }
+
+  async describe(): Promise<Record<string, unknown>> {
+    const { address, port, overlayMtu } = this.#context
+    return {
+      type: 'udp',
+      device: this.device,
+      mtu: overlayMtu,
+      listen: `${formatAddress(address)}:${port}`,
+      path: await this.#path.describe(),
+    }
+  }
+
+  async close(how: 'keep' | 'end'): Promise<void> {
+    await this.#path.close(how)
+  }
+}
+
+/** The lease names no port: a remote listens on the one that we do. */
+function toNextHop({ subnet, holder }: Remote, port: number): NextHop[] {
+  const prefix = subnetPrefix(subnet, 4)
+  if (prefix === undefined || holder.publicIp === undefined) return []
+  return [
+    {
+      network: toUint32(prefix.network),
+      length: prefix.length,
+      address: toUint32(holder.publicIp.value),
+      port,
+      sources: (holder.sourceIps ?? [])
+        .filter(source => source.family === 4)
+        .map(source => toUint32(source.value)),
+    },
+  ]
+}
+
+function toUint32(value: bigint): number {
+  return Number(value)
+}

@@ -1,0 +1,376 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { rmSync } from 'node:fs'
+import { readFile, writeFile } from 'node:fs/promises'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import type { Logger } from 'pino'
+import type { ForwardingState } from '../../encap/forwarding-table.js'
+import { DROP_REASONS, type Offender } from '../../encap/drops.js'
+import { PATH_PROTOCOL, type PathStatistics } from '../../encap/path-control.js'
+import * as libc from '../../linux/libc.js'
+import { type Tun, openTun } from '../../linux/tun.js'
+import { openUdpSocket } from '../../linux/udp-socket.js'
+import { listenUnix } from '../../linux/unix-socket.js'
+import { formatAddress, formatPrefix } from '../../subnet/prefix.js'
+import { BackendError } from '../errors.js'
+import type { UdpContext } from '../udp.js'
+import { PathClient } from './path-client.js'
+
+const PROGRAM = fileURLToPath(new URL('./path-main.js', import.meta.url))
+
+/** flannel's device name; %d is the first free number. */
+const DEVICE_PATTERN = 'flannel%d'
+
+/** Names that a device may carry into our commands and files. */
+const DEVICE_NAME = /^[a-zA-Z0-9._-]{1,15}$/
+
+/** The path holds a batch of packets and a table; Node's own share is most of it. */
+const HEAP_MB = 64
+
+/** How often a running path is asked whether it still answers. */
+const CHECK_INTERVAL_MS = 5000
+
+/** A path that ends this often in a row is broken for good. */
+const MAX_RESTARTS = 5
+
+/** Room for the largest packet that can arrive, so that a longer one is seen to be cut. */
+const MIN_SLOT = 2048
+
+/** What a path was started for, carried by its label. A daemon takes over only its equal. */
+interface Purpose {
+  readonly device: string
+  readonly network: string
+  readonly listen: string
+  readonly slotSize: number
+}
+
+/** Descriptors that a path needs and a successor may be given. */
+interface Descriptors {
+  readonly tun: Tun
+  readonly socket: number
+  readonly listener: number
+}
+
+/**
+ * Finds the packet path that a former daemon left running, or opens the device
+ * and the socket and starts one.
+ */
+export async function openPathProcess(context: UdpContext): Promise<PathProcess> {
+  const running = await findRunning(context)
+  if (running !== undefined) return running
+  const descriptors = await openDescriptors(context)
+  const path = new PathProcess(
+    context,
+    purposeOf(context, descriptors.tun.name),
+    descriptors,
+  )
+  await path.spawn()
+  return path
+}
+
+function socketPath({ runDir }: UdpContext): string {
+  return `${runDir}/path.sock`
+}
+
+function purposeOf(context: UdpContext, device: string): Purpose {
+  const { network, address, port, overlayMtu } = context
+  return {
+    device,
+    network: formatPrefix(network),
+    listen: `${formatAddress(address)}:${port}`,
+    slotSize: Math.max(MIN_SLOT, Math.ceil(overlayMtu / 64) * 64 + 64),
+  }
+}
+
+/** Takes over a path of the same purpose; ends any other that has our socket. */
+async function findRunning(context: UdpContext): Promise<PathProcess | undefined> {
+  const client = await PathClient.connect(socketPath(context))
+  if (client === undefined) return undefined
+  const { log } = context
+  try {
+    const hello = await client.hello()
+    const purpose = parseLabel(hello.label)
+    const wanted = purpose && purposeOf(context, purpose.device)
+    if (
+      hello.protocol === PATH_PROTOCOL &&
+      hello.label === JSON.stringify(wanted) &&
+      wanted
+    ) {
+      log.info(
+        { pid: hello.pid, device: wanted.device },
+        'took over the running packet path',
+      )
+      return new PathProcess(context, wanted, undefined, client)
+    }
+    log.info(
+      { pid: hello.pid, was: hello.label },
+      'ending a packet path of another purpose',
+    )
+    await client.stop()
+  } catch (error) {
+    if (!(error instanceof BackendError)) throw error
+    client.close()
+    log.warn(
+      { reason: error.message },
+      'the running packet path does not answer; starting another',
+    )
+  }
+  return undefined
+}
+
+function parseLabel(label: string): Purpose | undefined {
+  try {
+    const purpose = JSON.parse(label) as Purpose
+    return DEVICE_NAME.test(purpose.device) ? purpose : undefined
+  } catch {
+    return undefined // some other program's label: not ours to take over
+  }
+}
+
+async function openDescriptors(context: UdpContext): Promise<Descriptors> {
+  const { address, port } = context
+  const opened: number[] = []
+  try {
+    const socket = openSocket(formatAddress(address), port)
+    opened.push(socket)
+    const tun = await openDevice(context)
+    opened.push(tun.fd)
+    rmSync(socketPath(context), { force: true })
+    const listener = listenUnix(socketPath(context))
+    return { tun, socket, listener }
+  } catch (error) {
+    for (const fd of opened) libc.close(fd)
+    throw error
+  }
+}
+
+function openSocket(address: string, port: number): number {
+  try {
+    return openUdpSocket(address, port)
+  } catch (cause) {
+    if (!(cause instanceof libc.SystemError)) throw cause
+    const hint =
+      cause.code === 'EADDRINUSE'
+        ? '; another flanneld or program uses it (ss -ulpn shows which): stop it, or set another Backend.Port on all hosts'
+        : ''
+    throw new BackendError('ERR_SOCKET', `${cause.message}${hint}`, { cause })
+  }
+}
+
+/** The name that we had last, so that rules and graphs of operators stay right; else the first free one. */
+async function openDevice({ stateDir }: UdpContext): Promise<Tun> {
+  const memory = `${stateDir}/device`
+  const last = (await readFile(memory, 'utf8').catch(() => '')).trim()
+  const tun =
+    (DEVICE_NAME.test(last) ? tryOpenTun(last) : undefined) ?? tryOpenTun(DEVICE_PATTERN)
+  if (tun === undefined)
+    throw new BackendError('ERR_DEVICE', `no free device name ${DEVICE_PATTERN}`)
+  if (tun.name !== last) await writeFile(memory, `${tun.name}\n`)
+  return tun
+}
+
+function tryOpenTun(name: string): Tun | undefined {
+  try {
+    return openTun(name)
+  } catch (cause) {
+    if (!(cause instanceof libc.SystemError)) throw cause
+    if (cause.code === 'EBUSY') return undefined
+    const hint =
+      cause.code === 'ENOENT' || cause.code === 'ENODEV'
+        ? '; the udp backend needs the tun module: modprobe tun, or choose another Backend.Type'
+        : cause.code === 'EPERM' || cause.code === 'EACCES'
+          ? '; run flanneld as root or with CAP_NET_ADMIN'
+          : ''
+    throw new BackendError('ERR_DEVICE', `${cause.message}${hint}`, { cause })
+  }
+}
+
+/** A packet path and all that is needed to start it again on the same descriptors. */
+export class PathProcess {
+  readonly #context: UdpContext
+  readonly #purpose: Purpose
+  readonly #log: Logger
+  /** Unknown for a path that was taken over: its successor opens its own. */
+  #descriptors: Descriptors | undefined
+  #client: PathClient | undefined
+  #state: ForwardingState | undefined
+  #permitUntil = 0
+  #restarts = 0
+
+  constructor(
+    context: UdpContext,
+    purpose: Purpose,
+    descriptors?: Descriptors,
+    client?: PathClient,
+  ) {
+    this.#context = context
+    this.#purpose = purpose
+    this.#log = context.log
+    this.#descriptors = descriptors
+    this.#client = client
+  }
+
+  get device(): string {
+    return this.#purpose.device
+  }
+
+  /** Starts a path on our descriptors and gives it what the one before had. */
+  async spawn(): Promise<void> {
+    const descriptors = this.#descriptors
+    if (descriptors === undefined) {
+      throw new BackendError('ERR_PATH', 'the packet path that was taken over has ended')
+    }
+    const child = spawnPath(this.#purpose, descriptors, this.#log)
+    const client = await PathClient.connect(socketPath(this.#context))
+    if (client === undefined)
+      throw new BackendError('ERR_PATH', 'the packet path does not listen')
+    this.#client = client
+    await client.hello()
+    this.#log.debug({ pid: child.pid, device: this.device }, 'packet path started')
+    if (this.#state !== undefined) await client.forward(this.#state)
+    if (this.#permitUntil > 0) await client.permit(this.#permitUntil)
+  }
+
+  async forward(state: ForwardingState): Promise<void> {
+    this.#state = state
+    await this.#connected().forward(state)
+  }
+
+  async permit(untilMs: number): Promise<void> {
+    this.#permitUntil = untilMs
+    await this.#connected().permit(untilMs)
+  }
+
+  #connected(): PathClient {
+    if (this.#client === undefined)
+      throw new BackendError('ERR_PATH', 'no packet path is running')
+    return this.#client
+  }
+
+  /** Replaces a path that died or stopped answering, on the same descriptors. */
+  async supervise(signal: AbortSignal): Promise<void> {
+    const { clock } = this.#context
+    while (!signal.aborted) {
+      const client = this.#connected()
+      await Promise.race([clock.sleep(CHECK_INTERVAL_MS, signal), client.closed])
+      // Aborted means that the daemon is leaving, and the path is to be left alone.
+      if (signal.aborted as boolean) return
+      try {
+        await client.statistics()
+        this.#restarts = 0
+      } catch (error) {
+        if (!(error instanceof BackendError)) throw error
+        await this.#restart(error)
+      }
+    }
+  }
+
+  async #restart(reason: BackendError): Promise<void> {
+    this.#restarts += 1
+    if (this.#restarts > MAX_RESTARTS) {
+      throw new BackendError(
+        'ERR_PATH',
+        `the packet path failed ${MAX_RESTARTS} times in a row`,
+        {
+          cause: reason,
+        },
+      )
+    }
+    this.#log.error(
+      { reason: reason.message },
+      'the packet path failed; starting another',
+    )
+    this.#client?.close()
+    await this.spawn()
+  }
+
+  async describe(): Promise<Record<string, unknown>> {
+    const client = this.#connected()
+    const { pid } = await client.hello()
+    const { traffic, drops, offenders } = await client.statistics()
+    return {
+      pid,
+      traffic,
+      drops: withoutZeros(drops),
+      offenders: offenders.map(describeOffender),
+    }
+  }
+
+  /** `keep` leaves the path to forward until its permit ends or the next daemon takes it over. */
+  async close(how: 'keep' | 'end'): Promise<void> {
+    const client = this.#client
+    this.#client = undefined
+    if (client !== undefined) {
+      if (how === 'end') {
+        await client.stop().catch((error: unknown) => {
+          this.#log.warn(
+            { reason: String(error) },
+            'the packet path did not stop by itself',
+          )
+        })
+      }
+      client.close()
+    }
+    if (this.#descriptors !== undefined) {
+      const { tun, socket, listener } = this.#descriptors
+      for (const fd of [tun.fd, socket, listener]) libc.close(fd)
+      this.#descriptors = undefined
+    }
+    if (how === 'end') rmSync(socketPath(this.#context), { force: true })
+  }
+}
+
+function spawnPath(
+  purpose: Purpose,
+  descriptors: Descriptors,
+  log: Logger,
+): ChildProcess {
+  const { tun, socket, listener } = descriptors
+  const child = spawn(
+    process.execPath,
+    [
+      `--max-old-space-size=${HEAP_MB}`,
+      PROGRAM,
+      JSON.stringify(purpose),
+      String(purpose.slotSize),
+    ],
+    {
+      env: {},
+      cwd: '/',
+      // A session of its own: Ctrl-C in a terminal is for the daemon to deal with.
+      detached: true,
+      stdio: ['ignore', 'ignore', 'pipe', tun.fd, socket, listener],
+    },
+  )
+  // It outlives us when we are restarted; nothing of it keeps us from ending.
+  child.unref()
+  const { stderr } = child
+  if (stderr !== null) {
+    createInterface({ input: stderr }).on('line', text => {
+      log.error({ text }, 'packet path')
+    })
+    ;(stderr as unknown as { unref(): void }).unref()
+  }
+  child.on('error', error => {
+    log.error({ reason: error.message }, 'cannot start the packet path')
+  })
+  child.on('exit', (exitCode, signalName) => {
+    log.debug({ pid: child.pid, exitCode, signal: signalName }, 'packet path ended')
+  })
+  return child
+}
+
+function withoutZeros(drops: PathStatistics['drops']): Partial<PathStatistics['drops']> {
+  return Object.fromEntries(Object.entries(drops).filter(([, count]) => count > 0))
+}
+
+function describeOffender({
+  reason,
+  outer,
+  inner,
+  count,
+}: Offender): Record<string, unknown> {
+  const text = (value: number): string =>
+    formatAddress({ family: 4, value: BigInt(value) })
+  return { reason: DROP_REASONS[reason], outer: text(outer), inner: text(inner), count }
+}

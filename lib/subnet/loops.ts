@@ -1,0 +1,19 @@
+/** Resolves when `signal` aborts and its own clean-up is done; rejects only when the daemon must end. */
+export type Loop = (signal: AbortSignal) => Promise<void>
+
+/**
+ * Runs every loop until one fails or `signal` aborts, then waits for all of
+ * them, so that nothing is still writing routes when the caller goes on.
+ */
+export async function runAll(signal: AbortSignal, loops: readonly Loop[]): Promise<void> {
+  const failure = new AbortController()
+  const stop = AbortSignal.any([signal, failure.signal])
+  await Promise.all(
+    loops.map(loop =>
+      loop(stop).catch((error: unknown) => {
+        failure.abort(error)
+      }),
+    ),
+  )
+  if (failure.signal.aborted) throw failure.signal.reason
+}
