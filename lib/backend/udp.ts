@@ -131,7 +131,7 @@ class UdpBackend implements Backend {
   }
 
   async run(signal: AbortSignal): Promise<void> {
-    await this.#path.supervise(signal)
+    await this.#path.supervise(signal, () => this.#configureDevice())
   }
 
   async describe(): Promise<Record<string, unknown>> {

@@ -13,6 +13,7 @@ import * as libc from '../../linux/libc.js'
 import { dropPrivileges } from '../../linux/privileges.js'
 import { ControlServer } from './control-server.js'
 import { PacketLoop } from './packet-loop.js'
+import { PATH_TITLE } from './path-title.js'
 
 const TUN = 3
 const SOCKET = 4
@@ -30,7 +31,7 @@ const ORPHAN_GRACE_MS = 10_000
 const IDLE_MS = 1000
 
 function main(label: string, slotSize: number): void {
-  process.title = 'flanneld-path'
+  process.title = PATH_TITLE
   const loop = new PacketLoop(TUN, SOCKET, slotSize)
   const control = new ControlServer(LISTENER, loop, label)
   const fds = Buffer.alloc(4 * POLLFD)

@@ -14,6 +14,7 @@ import { listenUnix } from '../../linux/unix-socket.js'
 import { formatAddress, formatPrefix } from '../../subnet/prefix.js'
 import { BackendError } from '../errors.js'
 import type { UdpContext } from '../udp.js'
+import { PATH_TITLE } from './path-title.js'
 import { PathClient } from './path-client.js'
 
 const PROGRAM = fileURLToPath(new URL('./path-main.js', import.meta.url))
@@ -30,8 +31,8 @@ const HEAP_MB = 64
 /** How often a running path is asked whether it still answers. */
 const CHECK_INTERVAL_MS = 5000
 
-/** A path that ends this often in a row is broken for good. */
-const MAX_RESTARTS = 5
+/** A path that fails this often in a row is broken for good. */
+const MAX_FAILURES = 5
 
 /** Room for the largest packet that can arrive, so that a longer one is seen to be cut. */
 const MIN_SLOT = 2048
@@ -58,13 +59,8 @@ interface Descriptors {
 export async function openPathProcess(context: UdpContext): Promise<PathProcess> {
   const running = await findRunning(context)
   if (running !== undefined) return running
-  const descriptors = await openDescriptors(context)
-  const path = new PathProcess(
-    context,
-    purposeOf(context, descriptors.tun.name),
-    descriptors,
-  )
-  await path.spawn()
+  const path = new PathProcess(context)
+  await path.start()
   return path
 }
 
@@ -100,7 +96,7 @@ async function findRunning(context: UdpContext): Promise<PathProcess | undefined
         { pid: hello.pid, device: wanted.device },
         'took over the running packet path',
       )
-      return new PathProcess(context, wanted, undefined, client)
+      return new PathProcess(context, { client, pid: hello.pid, purpose: wanted })
     }
     log.info(
       { pid: hello.pid, was: hello.label },
@@ -185,47 +181,50 @@ function tryOpenTun(name: string): Tun | undefined {
   }
 }
 
-/** A packet path and all that is needed to start it again on the same descriptors. */
+interface RunningPath {
+  readonly client: PathClient
+  readonly pid: number
+  readonly purpose: Purpose
+}
+
+/** The packet path, kept running: what it was told last is told to its successor. */
 export class PathProcess {
   readonly #context: UdpContext
-  readonly #purpose: Purpose
   readonly #log: Logger
+  #running: RunningPath | undefined
   /** Unknown for a path that was taken over: its successor opens its own. */
   #descriptors: Descriptors | undefined
-  #client: PathClient | undefined
   #state: ForwardingState | undefined
   #permitUntil = 0
-  #restarts = 0
+  #failures = 0
 
-  constructor(
-    context: UdpContext,
-    purpose: Purpose,
-    descriptors?: Descriptors,
-    client?: PathClient,
-  ) {
+  /** @param running a path to take over; without one, `start` comes next. */
+  constructor(context: UdpContext, running?: RunningPath) {
     this.#context = context
-    this.#purpose = purpose
     this.#log = context.log
-    this.#descriptors = descriptors
-    this.#client = client
+    this.#running = running
   }
 
   get device(): string {
-    return this.#purpose.device
+    return this.#path().purpose.device
   }
 
-  /** Starts a path on our descriptors and gives it what the one before had. */
-  async spawn(): Promise<void> {
-    const descriptors = this.#descriptors
-    if (descriptors === undefined) {
-      throw new BackendError('ERR_PATH', 'the packet path that was taken over has ended')
-    }
-    const child = spawnPath(this.#purpose, descriptors, this.#log)
+  #path(): RunningPath {
+    if (this.#running === undefined)
+      throw new BackendError('ERR_PATH', 'no packet path is running')
+    return this.#running
+  }
+
+  /** Starts a path, on our descriptors if there are any, and gives it what the one before had. */
+  async start(): Promise<void> {
+    this.#descriptors ??= await openDescriptors(this.#context)
+    const purpose = purposeOf(this.#context, this.#descriptors.tun.name)
+    const child = spawnPath(purpose, this.#descriptors, this.#log)
     const client = await PathClient.connect(socketPath(this.#context))
     if (client === undefined)
       throw new BackendError('ERR_PATH', 'the packet path does not listen')
-    this.#client = client
-    await client.hello()
+    const { pid } = await client.hello()
+    this.#running = { client, pid, purpose }
     this.#log.debug({ pid: child.pid, device: this.device }, 'packet path started')
     if (this.#state !== undefined) await client.forward(this.#state)
     if (this.#permitUntil > 0) await client.permit(this.#permitUntil)
@@ -233,60 +232,55 @@ export class PathProcess {
 
   async forward(state: ForwardingState): Promise<void> {
     this.#state = state
-    await this.#connected().forward(state)
+    await this.#path().client.forward(state)
   }
 
   async permit(untilMs: number): Promise<void> {
     this.#permitUntil = untilMs
-    await this.#connected().permit(untilMs)
+    await this.#path().client.permit(untilMs)
   }
 
-  #connected(): PathClient {
-    if (this.#client === undefined)
-      throw new BackendError('ERR_PATH', 'no packet path is running')
-    return this.#client
-  }
-
-  /** Replaces a path that died or stopped answering, on the same descriptors. */
-  async supervise(signal: AbortSignal): Promise<void> {
+  /**
+   * Replaces a path that died or stopped answering. `onNewDevice` is called when
+   * its device went with it.
+   */
+  async supervise(signal: AbortSignal, onNewDevice: () => Promise<void>): Promise<void> {
     const { clock } = this.#context
-    while (!signal.aborted) {
-      const client = this.#connected()
+    for (;;) {
+      const { client } = this.#path()
       await Promise.race([clock.sleep(CHECK_INTERVAL_MS, signal), client.closed])
       // Aborted means that the daemon is leaving, and the path is to be left alone.
-      if (signal.aborted as boolean) return
+      if (signal.aborted) return
       try {
         await client.statistics()
-        this.#restarts = 0
+        this.#failures = 0
       } catch (error) {
         if (!(error instanceof BackendError)) throw error
-        await this.#restart(error)
+        await this.#replace(error, onNewDevice)
       }
     }
   }
 
-  async #restart(reason: BackendError): Promise<void> {
-    this.#restarts += 1
-    if (this.#restarts > MAX_RESTARTS) {
-      throw new BackendError(
-        'ERR_PATH',
-        `the packet path failed ${MAX_RESTARTS} times in a row`,
-        {
-          cause: reason,
-        },
-      )
+  async #replace(reason: BackendError, onNewDevice: () => Promise<void>): Promise<void> {
+    this.#failures += 1
+    if (this.#failures > MAX_FAILURES) {
+      const message = `the packet path failed ${MAX_FAILURES} times in a row`
+      throw new BackendError('ERR_PATH', message, { cause: reason })
     }
     this.#log.error(
       { reason: reason.message },
       'the packet path failed; starting another',
     )
-    this.#client?.close()
-    await this.spawn()
+    const { client, pid } = this.#path()
+    client.close()
+    await killPath(pid)
+    const keepsDevice = this.#descriptors !== undefined
+    await this.start()
+    if (!keepsDevice) await onNewDevice()
   }
 
   async describe(): Promise<Record<string, unknown>> {
-    const client = this.#connected()
-    const { pid } = await client.hello()
+    const { client, pid } = this.#path()
     const { traffic, drops, offenders } = await client.statistics()
     return {
       pid,
@@ -298,8 +292,8 @@ export class PathProcess {
 
   /** `keep` leaves the path to forward until its permit ends or the next daemon takes it over. */
   async close(how: 'keep' | 'end'): Promise<void> {
-    const client = this.#client
-    this.#client = undefined
+    const client = this.#running?.client
+    this.#running = undefined
     if (client !== undefined) {
       if (how === 'end') {
         await client.stop().catch((error: unknown) => {
@@ -358,6 +352,15 @@ function spawnPath(
     log.debug({ pid: child.pid, exitCode, signal: signalName }, 'packet path ended')
   })
   return child
+}
+
+/**
+ * Ends a path that hangs: two must not read one device. The number alone could
+ * be another process by now, so its command line is looked at first.
+ */
+async function killPath(pid: number): Promise<void> {
+  const commandLine = await readFile(`/proc/${pid}/cmdline`, 'latin1').catch(() => '')
+  if (commandLine.startsWith(PATH_TITLE)) process.kill(pid, 'SIGKILL')
 }
 
 function withoutZeros(drops: PathStatistics['drops']): Partial<PathStatistics['drops']> {

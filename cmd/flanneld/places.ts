@@ -1,0 +1,61 @@
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type FileLock, tryLockFile } from '../../lib/linux/file-lock.js'
+import { type Prefix, formatPrefix } from '../../lib/subnet/prefix.js'
+
+/**
+ * The directories of one daemon. Whatever could collide lies in a directory
+ * named for the etcd prefix, and below it one named for the Network, so that
+ * several daemons with prefixes of their own share a host.
+ *
+ *   <state-dir>/coreos.com_network/host-id
+ *   <state-dir>/coreos.com_network/10.5.0.0-16/device
+ *   <run-dir>/coreos.com_network/{lock,status.sock}
+ *   <run-dir>/coreos.com_network/10.5.0.0-16/path.sock
+ */
+export interface Places {
+  readonly stateDir: string
+  readonly runDir: string
+  readonly statusSocket: string
+  readonly hostIdFile: string
+}
+
+export function placesOf(flags: {
+  'state-dir': string
+  'run-dir': string
+  'etcd-prefix': string
+}): Places {
+  const scope = scopeName(flags['etcd-prefix'])
+  const stateDir = join(flags['state-dir'], scope)
+  const runDir = join(flags['run-dir'], scope)
+  return {
+    stateDir,
+    runDir,
+    statusSocket: join(runDir, 'status.sock'),
+    hostIdFile: join(stateDir, 'host-id'),
+  }
+}
+
+/** One directory name per prefix: slashes become `_`, and what is not plain is written as %XX. */
+export function scopeName(prefix: string): string {
+  return prefix
+    .split('/')
+    .filter(part => part !== '')
+    .map(part => encodeURIComponent(part).replaceAll('_', '%5F'))
+    .join('_')
+}
+
+/** The name of a Network's directory: 10.5.0.0-16. */
+export function networkDirectory(networks: readonly Prefix[]): string {
+  return networks.map(network => formatPrefix(network).replace('/', '-').replaceAll(':', '.')).join('_')
+}
+
+/** Makes the directories; only root looks into them. */
+export async function makePlaces(...directories: readonly string[]): Promise<void> {
+  for (const directory of directories) await mkdir(directory, { recursive: true, mode: 0o700 })
+}
+
+/** Keeps a second daemon for the same prefix away from this host. */
+export function lockPlaces({ runDir }: Places): FileLock | undefined {
+  return tryLockFile(join(runDir, 'lock'))
+}

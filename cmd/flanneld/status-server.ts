@@ -1,0 +1,98 @@
+import { rmSync } from 'node:fs'
+import { type Server, createServer } from 'node:http'
+import type { Logger } from 'pino'
+
+/** What the daemon knows of itself, ready for JSON. */
+export type StatusReport = () => Promise<Record<string, unknown>>
+
+export interface ClosableServer {
+  close(): Promise<void>
+}
+
+/** Answers `GET /status` on a Unix socket that only its owner may open. */
+export async function openStatusServer(
+  path: string,
+  report: StatusReport,
+): Promise<ClosableServer> {
+  const server = createServer((request, response) => {
+    if (request.method !== 'GET' || request.url !== '/status') {
+      response.writeHead(404).end()
+      return
+    }
+    report().then(
+      status => {
+        response.writeHead(200, { 'content-type': 'application/json' })
+        response.end(JSON.stringify(status))
+      },
+      (error: unknown) => {
+        response.writeHead(500, { 'content-type': 'application/json' })
+        response.end(JSON.stringify({ error: String(error) }))
+      },
+    )
+  })
+  rmSync(path, { force: true })
+  // The socket must never be open to others, not even between bind and chmod.
+  const mask = process.umask(0o177)
+  try {
+    await listen(server, { path })
+  } finally {
+    process.umask(mask)
+  }
+  return closable(server)
+}
+
+/** How well the daemon does: flannel's two paths, answered honestly. */
+export interface Health {
+  /** Why packets cannot flow at present; undefined when they can. */
+  trouble(): string | undefined
+}
+
+/** Answers `/healthz` and `/readyz` and nothing else. */
+export async function openHealthServer(
+  address: { host: string; port: number },
+  health: Health,
+  log: Logger,
+): Promise<ClosableServer> {
+  const server = createServer((request, response) => {
+    const { pathname } = new URL(request.url ?? '/', 'http://localhost')
+    if (request.method !== 'GET' && request.method !== 'HEAD') {
+      response.writeHead(405).end()
+    } else if (pathname === '/healthz') {
+      response.writeHead(200).end('flanneld is running')
+    } else if (pathname === '/readyz') {
+      const trouble = health.trouble()
+      if (trouble === undefined) response.writeHead(200).end('flanneld is ready')
+      else response.writeHead(503).end(`flanneld is not ready yet: ${trouble}`)
+    } else {
+      response.writeHead(404).end()
+    }
+  })
+  await listen(server, address)
+  log.info(address, 'health server listens')
+  return closable(server)
+}
+
+async function listen(
+  server: Server,
+  where: { path: string } | { host: string; port: number },
+): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject)
+    server.listen(where, () => {
+      resolve()
+    })
+  })
+}
+
+function closable(server: Server): ClosableServer {
+  return {
+    close: async () => {
+      await new Promise<void>(resolve => {
+        server.close(() => {
+          resolve()
+        })
+        server.closeAllConnections()
+      })
+    },
+  }
+}

@@ -1,0 +1,2 @@
+/** What ps shows for a packet path. */
+export const PATH_TITLE = 'flanneld-path'
