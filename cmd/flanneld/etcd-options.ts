@@ -5,7 +5,9 @@ import { type Flags, UsageError } from './parse-flags.js'
 
 /** Reads the files that the etcd flags name. Throws UsageError for what cannot work. */
 export function readEtcdOptions(flags: Flags<typeof ETCD_FLAGS>): EtcdOptions {
-  const endpoints = flags['etcd-endpoints'].split(',').map(text => parseEndpoint(text.trim()))
+  const endpoints = flags['etcd-endpoints']
+    .split(',')
+    .map(text => parseEndpoint(text.trim()))
   const cafile = flags['etcd-cafile']
   const certfile = flags['etcd-certfile']
   const keyfile = flags['etcd-keyfile']
@@ -44,7 +46,9 @@ function parseEndpoint(text: string): string {
 function readPassword(flags: Flags<typeof ETCD_FLAGS>): string {
   const file = flags['etcd-password-file']
   if (file === '') return flags['etcd-password']
-  return readFile('--etcd-password-file', file).toString('utf8').replace(/\r?\n$/, '')
+  return readFile('--etcd-password-file', file)
+    .toString('utf8')
+    .replace(/\r?\n$/, '')
 }
 
 function readFile(flag: string, path: string): Buffer {

@@ -5,7 +5,11 @@ import { dirname } from 'node:path'
  * Writes a file so that a reader sees the old text or the new, also after a
  * power cut: temporary file, fsync, rename. The mode does not depend on the umask.
  */
-export async function writeFileAtomic(path: string, text: string, mode: number): Promise<void> {
+export async function writeFileAtomic(
+  path: string,
+  text: string,
+  mode: number,
+): Promise<void> {
   const directory = dirname(path)
   await mkdir(directory, { recursive: true, mode: 0o755 })
   const temporary = `${path}.${process.pid}.tmp`

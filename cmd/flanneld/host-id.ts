@@ -17,11 +17,14 @@ export async function obtainHostId(
   const { given, file, mac } = options
   if (given !== '') {
     if (HOST_ID.test(given)) return given
-    throw new SyntaxError(`--node-id ${given} must be up to 64 letters, digits, dots, _ or -`)
+    throw new SyntaxError(
+      `--node-id ${given} must be up to 64 letters, digits, dots, _ or -`,
+    )
   }
   const stored = (await readFileIfAny(file))?.trim()
   if (stored !== undefined && HOST_ID.test(stored)) return stored
-  if (stored !== undefined) log.warn({ file }, 'the stored host id is unreadable; making another')
+  if (stored !== undefined)
+    log.warn({ file }, 'the stored host id is unreadable; making another')
 
   const hostId = deriveHostId(await readFileIfAny('/etc/machine-id'), mac)
   await writeFileAtomic(file, `${hostId}\n`, 0o600)

@@ -15,7 +15,11 @@ export function openLogger(level: LogLevel, format: LogFormat): Logger {
   const destination =
     format === 'json'
       ? pino.destination({ fd: STDERR, sync: true })
-      : { write: (line: string) => void writeText(line, colour) }
+      : {
+          write: (line: string) => {
+            writeText(line, colour)
+          },
+        }
   return pino(
     {
       level,

@@ -47,12 +47,15 @@ export function scopeName(prefix: string): string {
 
 /** The name of a Network's directory: 10.5.0.0-16. */
 export function networkDirectory(networks: readonly Prefix[]): string {
-  return networks.map(network => formatPrefix(network).replace('/', '-').replaceAll(':', '.')).join('_')
+  return networks
+    .map(network => formatPrefix(network).replace('/', '-').replaceAll(':', '.'))
+    .join('_')
 }
 
 /** Makes the directories; only root looks into them. */
 export async function makePlaces(...directories: readonly string[]): Promise<void> {
-  for (const directory of directories) await mkdir(directory, { recursive: true, mode: 0o700 })
+  for (const directory of directories)
+    await mkdir(directory, { recursive: true, mode: 0o700 })
 }
 
 /** Keeps a second daemon for the same prefix away from this host. */

@@ -28,7 +28,7 @@ export interface KeepLease {
  */
 export class LeaseKeeper {
   #held: HeldLease
-  #work: Promise<void> = Promise.resolve()
+  #wake = new AbortController()
   readonly #options: KeepLease
 
   constructor(options: KeepLease) {
@@ -47,20 +47,25 @@ export class LeaseKeeper {
       : this.#held.provenAt + this.#options.ttlSeconds * 1000
   }
 
+  /** Our record was seen to be gone: do not wait for the next renewal. */
+  checkNow(): void {
+    this.#wake.abort()
+  }
+
   /** Renews until `signal` aborts. Rejects with ERR_LEASE_LOST when another host has our subnet. */
   async run(signal: AbortSignal): Promise<void> {
     const { clock, log, ttlSeconds } = this.#options
     const intervalMs = Math.min((ttlSeconds * 1000) / 3, MAX_RENEW_INTERVAL_MS)
     const backoff = new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS)
     let failing = false
-    await clock.sleep(intervalMs, signal)
+    await this.#sleep(intervalMs, signal)
     while (!signal.aborted) {
       try {
-        await this.check()
+        await this.#check()
         if (failing) log.info('lease renewed again')
         failing = false
         backoff.reset()
-        await clock.sleep(intervalMs, signal)
+        await this.#sleep(intervalMs, signal)
       } catch (error) {
         if (!isRetryable(error)) throw error
         if (!failing)
@@ -71,25 +76,25 @@ export class LeaseKeeper {
     }
   }
 
-  /** Renews the lease and puts the record back if it is gone. One check runs at a time. */
-  async check(): Promise<void> {
-    const next = this.#work.then(() => this.#check())
-    this.#work = next.catch(() => undefined)
-    await next
+  async #sleep(ms: number, signal: AbortSignal): Promise<void> {
+    await this.#options.clock.sleep(ms, AbortSignal.any([signal, this.#wake.signal]))
+    this.#wake = new AbortController()
   }
 
+  /** Renews the lease and puts the record back if it is gone. */
   async #check(): Promise<void> {
     const { registry, clock } = this.#options
     const now = clock.now()
     const { leaseId, key } = this.#held
     const alive = leaseId === undefined || (await registry.keepLeaseAlive(leaseId)) > 0
     const { entry } = await registry.get(key)
-    if (alive && entry?.leaseId === leaseId && entry !== undefined) {
+    if (entry === undefined) {
+      await this.#restore(alive ? leaseId : undefined)
+    } else if (alive && entry.leaseId === leaseId) {
       this.#held = { ...this.#held, provenAt: now }
-      return
+    } else {
+      await this.#adopt(entry)
     }
-    if (entry === undefined) await this.#restore(alive ? leaseId : undefined)
-    else await this.#adopt(entry)
   }
 
   /** Creates the record again: the subnet is free, so nothing changes for containers. */

@@ -1,0 +1,70 @@
+import { ensureBlackhole } from '../../lib/backend/blackhole.js'
+import { BackendError } from '../../lib/backend/errors.js'
+import { Firewall } from '../../lib/backend/firewall.js'
+import { runAll } from '../../lib/subnet/loops.js'
+import type { NetworkConfig } from '../../lib/subnet/network-config.js'
+import { type Subnet, prefixesOf, subnetPrefix } from '../../lib/subnet/subnet-key.js'
+import type { DaemonContext } from './daemon.js'
+
+export interface FirewallPart {
+  run(signal: AbortSignal): Promise<void>
+}
+
+/**
+ * Puts the rules in force that the flags ask for, and keeps them so. They stay
+ * when the daemon stops, as flannel's do. Masquerading that cannot be set up is
+ * fatal; without the forward rules the network may still work, so that is told
+ * and tried again.
+ */
+export async function startFirewall(
+  { flags, state, clock, log }: DaemonContext,
+  node: { readonly config: NetworkConfig; readonly subnet: Subnet },
+): Promise<FirewallPart> {
+  const intervalMs = flags['iptables-resync'] * 1000
+  const onTrouble = (trouble: string | undefined): void => {
+    state.report('firewall', trouble)
+  }
+  const firewall = await openFirewall(flags, node)
+  try {
+    await firewall.ensure()
+  } catch (error) {
+    if (!(error instanceof BackendError) || flags['ip-masq']) throw error
+    log.error({ reason: error.message }, 'cannot install the forward rules; trying again')
+    onTrouble(error.message)
+  }
+  if (flags['ip-blackhole-route']) await keepBlackholes(node.subnet)
+  return {
+    run: async signal => {
+      await runAll(signal, [
+        each => firewall.run({ intervalMs, clock, log, onTrouble }, each),
+        async each => {
+          if (!flags['ip-blackhole-route']) return
+          for (;;) {
+            await clock.sleep(intervalMs, each)
+            if (each.aborted) return
+            await keepBlackholes(node.subnet)
+          }
+        },
+      ])
+    },
+  }
+}
+
+async function keepBlackholes(subnet: Subnet): Promise<void> {
+  for (const prefix of prefixesOf(subnet)) await ensureBlackhole(prefix)
+}
+
+async function openFirewall(
+  flags: DaemonContext['flags'],
+  { config, subnet }: { config: NetworkConfig; subnet: Subnet },
+): Promise<Firewall> {
+  return await Firewall.open({
+    families: config.families.flatMap(({ network }) => {
+      const own = subnetPrefix(subnet, network.family)
+      return own === undefined ? [] : [{ network, subnet: own }]
+    }),
+    forward: flags['iptables-forward-rules'],
+    masquerade: flags['ip-masq'],
+    randomFully: !flags['ip-masq-fully-random-disable'],
+  })
+}

@@ -1,0 +1,68 @@
+import type { Health } from './status-server.js'
+
+/** How far the daemon has come, for the status and the health page. */
+export type Phase = 'starting' | 'waiting' | 'ready' | 'stopping'
+
+type Section = () => unknown
+
+/** What the daemon knows of itself. Written by the daemon's parts, read by its servers. */
+export class DaemonState implements Health {
+  phase: Phase = 'starting'
+  etcdReachable = true
+  /** Keys in etcd that this host cannot use, each with the reason. */
+  ignoredRecords: readonly { readonly key: string; readonly why: string }[] = []
+  #waitingFor = ''
+  readonly #troubles = new Map<string, string>()
+  readonly #sections = new Map<string, Section>()
+
+  /** @param reason what is waited for, in the operator's words. */
+  wait(reason: string): void {
+    this.phase = 'waiting'
+    this.#waitingFor = reason
+  }
+
+  /** Sets or clears what keeps a part from working. */
+  report(part: string, trouble: string | undefined): void {
+    if (trouble === undefined) this.#troubles.delete(part)
+    else this.#troubles.set(part, trouble)
+  }
+
+  /** Adds a section to the status; `read` is asked whenever somebody looks. */
+  publish(name: string, read: Section): void {
+    this.#sections.set(name, read)
+  }
+
+  trouble(): string | undefined {
+    if (this.phase === 'waiting') return this.#waitingFor
+    if (this.phase !== 'ready') return this.phase
+    const [first] = this.#troubles
+    return first?.join(': ')
+  }
+
+  async toJson(): Promise<Record<string, unknown>> {
+    const sections = await Promise.all(
+      Array.from(
+        this.#sections,
+        async ([name, read]) => [name, await readSection(read)] as const,
+      ),
+    )
+    return {
+      pid: process.pid,
+      phase: this.phase,
+      ...(this.phase === 'waiting' && { waitingFor: this.#waitingFor }),
+      etcdReachable: this.etcdReachable,
+      troubles: Object.fromEntries(this.#troubles),
+      ignoredRecords: this.ignoredRecords,
+      ...Object.fromEntries(sections),
+    }
+  }
+}
+
+/** One part that cannot answer must not hide the others. */
+async function readSection(read: Section): Promise<unknown> {
+  try {
+    return await read()
+  } catch (error) {
+    return { error: String(error) }
+  }
+}

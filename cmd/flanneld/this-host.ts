@@ -1,0 +1,97 @@
+import { join } from 'node:path'
+import type { Logger } from 'pino'
+import { BackendError } from '../../lib/backend/errors.js'
+import { findOverlaps } from '../../lib/backend/overlap.js'
+import {
+  type AddressPair,
+  type Underlay,
+  chooseUnderlay,
+  readHostNetwork,
+} from '../../lib/backend/underlay.js'
+import { readSysctl } from '../../lib/linux/sysctl.js'
+import type { NetworkConfig } from '../../lib/subnet/network-config.js'
+import { type Address, type Family, parseAddress } from '../../lib/subnet/prefix.js'
+import { type Subnet, subnetPrefix } from '../../lib/subnet/subnet-key.js'
+import type { DaemonFlags } from './daemon.js'
+import { endpointHosts } from './etcd-options.js'
+import { readFileIfAny } from './files.js'
+import { UsageError } from './parse-flags.js'
+
+/** Chooses the interface to the other hosts. Throws ERR_UNDERLAY or UsageError. */
+export async function findUnderlay(
+  flags: DaemonFlags,
+  config: NetworkConfig,
+  log: Logger,
+): Promise<Underlay> {
+  const underlay = chooseUnderlay(
+    {
+      ifaces: flags.iface,
+      ifaceRegexes: flags['iface-regex'],
+      ifaceCanReach: flags['iface-can-reach'],
+      publicIps: readPublicIps(flags),
+      families: config.families.map(({ network }) => network.family),
+    },
+    await readHostNetwork(flags['iface-can-reach']),
+  )
+  for (const note of underlay.notes) log.warn(note)
+  log.info({ device: underlay.device, mtu: underlay.mtu }, 'underlay interface')
+  if ((await readSysctl('net/ipv4/ip_forward')) === '0') {
+    log.info(
+      'net.ipv4.ip_forward is 0: containers are cut off until Docker or sysctl sets it to 1',
+    )
+  }
+  return underlay
+}
+
+function readPublicIps(flags: DaemonFlags): AddressPair {
+  const v4 = readPublicIp('public-ip', flags['public-ip'], 4)
+  const v6 = readPublicIp('public-ipv6', flags['public-ipv6'], 6)
+  return { ...(v4 && { 4: v4 }), ...(v6 && { 6: v6 }) }
+}
+
+function readPublicIp(flag: string, text: string, family: Family): Address | undefined {
+  if (text === '') return undefined
+  const address = tryParse(text)
+  if (address?.family === family) return address
+  throw new UsageError(
+    `--${flag} is ${JSON.stringify(text)}; it takes an IPv${family} address`,
+  )
+}
+
+/** Refuses a Network that would take addresses away from this host. Throws ERR_NETWORK_OVERLAP. */
+export async function checkOverlaps(options: {
+  readonly config: NetworkConfig
+  /** The subnet of an earlier run: its bridge may be there. */
+  readonly previous?: Subnet | undefined
+  /** Where the name of our device was written down. */
+  readonly stateDir?: string
+  readonly endpoints?: readonly string[]
+}): Promise<void> {
+  const { config, previous, stateDir, endpoints = [] } = options
+  const host = await readHostNetwork()
+  const device = stateDir && (await readFileIfAny(join(stateDir, 'device')))?.trim()
+  const addresses = endpointHosts(endpoints).flatMap(name => tryParse(name) ?? [])
+  const overlaps = config.families.flatMap(({ network }) => {
+    const ownSubnet = previous && subnetPrefix(previous, network.family)
+    return findOverlaps({
+      network,
+      host,
+      endpoints: addresses,
+      ownDevices: device ? [device] : [],
+      ...(ownSubnet && { ownSubnet }),
+    })
+  })
+  if (overlaps.length === 0) return
+  throw new BackendError(
+    'ERR_NETWORK_OVERLAP',
+    `${overlaps.join('; ')}: choose a Network that nothing on any host uses (flannelctl config set)`,
+  )
+}
+
+function tryParse(text: string): Address | undefined {
+  try {
+    return parseAddress(text)
+  } catch {
+    return undefined
+  }
+}

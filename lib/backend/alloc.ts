@@ -1,0 +1,44 @@
+import type { Backend, BackendContext, BackendPlan } from './backend.js'
+import { OVERHEAD } from './mtu.js'
+
+/** Takes a lease and writes the environment file; how packets travel is somebody else's matter. */
+export function planAlloc({ underlay }: BackendContext): BackendPlan {
+  return {
+    leaseType: '',
+    overlayMtu: underlay.mtu - OVERHEAD.alloc,
+    start: () => Promise.resolve(new AllocBackend(underlay.device)),
+  }
+}
+
+class AllocBackend implements Backend {
+  readonly device: string
+
+  constructor(device: string) {
+    this.device = device
+  }
+
+  async apply(): Promise<void> {
+    // Nothing of this host depends on the remotes.
+  }
+
+  async permit(): Promise<void> {
+    // No packet passes through us.
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    if (signal.aborted) return
+    await new Promise<void>(resolve => {
+      signal.addEventListener('abort', () => {
+        resolve()
+      })
+    })
+  }
+
+  describe(): Promise<Record<string, unknown>> {
+    return Promise.resolve({ type: 'alloc', device: this.device })
+  }
+
+  async close(): Promise<void> {
+    // Nothing was made.
+  }
+}
