@@ -1,17 +1,19 @@
 #!/usr/bin/env node
-import yargs from 'yargs'
 import { BackendError } from '../lib/backend/errors.js'
 import { bootTimeMs } from '../lib/linux/libc.js'
 import { systemClock } from '../lib/subnet/clock.js'
 import { SubnetError } from '../lib/subnet/errors.js'
+import { formatHelp, readCommandLine } from './flanneld/command-line.js'
 import { type DaemonFlags, type StopHow, runDaemon } from './flanneld/daemon.js'
-import { type Flag, FLANNELD_FLAGS, environmentName } from './flanneld/flag-table.js'
+import { FLANNELD_FLAGS } from './flanneld/flag-table.js'
 import { openLogger } from './flanneld/logger.js'
-import { UsageError, normalizeArguments, resolveFlags } from './flanneld/parse-flags.js'
+import { UsageError } from './flanneld/parse-flags.js'
 import { VERSION } from './flanneld/version.js'
 
 const EXIT_FAILURE = 1
 const EXIT_USAGE = 2
+
+const USAGE = 'flanneld [flags]\n\nRuns the overlay network of this host.'
 
 process.exitCode = await main(process.argv.slice(2))
 
@@ -21,7 +23,7 @@ async function main(args: readonly string[]): Promise<number> {
     return 0
   }
   if (args.some(arg => /^--?(help|h)$/.test(arg))) {
-    process.stdout.write(`${await helpText()}\n`)
+    process.stdout.write(await formatHelp(USAGE, FLANNELD_FLAGS))
     return 0
   }
   let flags: DaemonFlags
@@ -36,42 +38,13 @@ async function main(args: readonly string[]): Promise<number> {
 }
 
 function readFlags(args: readonly string[]): DaemonFlags {
-  const normalized = normalizeArguments(args, FLANNELD_FLAGS)
-  const given = yargs(normalized)
-    .options(
-      Object.fromEntries(
-        Object.keys(FLANNELD_FLAGS).map(name => [name, { string: true }]),
-      ),
-    )
-    .help(false)
-    .version(false)
-    .parserConfiguration({ 'camel-case-expansion': false, 'dot-notation': false })
-    .parseSync()
-  const flags = resolveFlags(FLANNELD_FLAGS, given, process.env)
+  const { flags, words } = readCommandLine(FLANNELD_FLAGS, args, process.env)
+  const [word] = words
+  if (word !== undefined)
+    throw new UsageError(`unexpected argument ${JSON.stringify(word)}`)
   if (flags['iptables-resync'] <= 0)
     throw new UsageError('--iptables-resync must be at least 1')
   return flags
-}
-
-async function helpText(): Promise<string> {
-  const shown = Object.entries<Flag>(FLANNELD_FLAGS).filter(([, flag]) => !flag.refused)
-  const options = shown.map(([name, flag]) => [
-    name,
-    {
-      describe: `${flag.describe} [${environmentName(name)}]`,
-      type: flag.type === 'boolean' ? ('boolean' as const) : ('string' as const),
-      ...(flag.default !== '' && { defaultDescription: flag.default }),
-      ...(flag.choices && { choices: flag.choices }),
-    },
-  ])
-  return await yargs()
-    .scriptName('flanneld')
-    .usage('$0 [flags]\n\nRuns the overlay network of this host.')
-    .options(Object.fromEntries(options))
-    .help('help')
-    .version(false)
-    .wrap(100)
-    .getHelp()
 }
 
 async function runUntilStopped(flags: DaemonFlags): Promise<number> {

@@ -7,6 +7,8 @@ export interface Flag {
   readonly default: string
   readonly describe: string
   readonly choices?: readonly string[]
+  /** False for a flag that no environment variable sets. */
+  readonly environment?: false
   /** Why the flag is known and yet refused when it is set to anything but its default. */
   readonly refused?: string
 }

@@ -1,3 +1,4 @@
+import { describeUnknown } from './edit-distance.js'
 import { type Flag, type FlagType, environmentName } from './flag-table.js'
 
 type Value<F extends Flag> = F['type'] extends 'boolean'
@@ -35,34 +36,48 @@ type Origin = `--${string}` | `FLANNELD_${string}`
 /**
  * Rewrites Go's way of writing flags to what yargs reads: `-name` to `--name`,
  * and a boolean without a value to `--name=true`, since Go never takes the next
- * word as a boolean's value. Throws UsageError for a flag that is not in the table.
+ * word as a boolean's value. Words that belong to no flag come apart from them,
+ * and so does all that follows `--`. Throws UsageError for a flag that is not
+ * in the table.
  */
 export function normalizeArguments(
   args: readonly string[],
   table: Readonly<Record<string, Flag>>,
-): string[] {
-  const normalized: string[] = []
+): { flags: string[]; words: string[] } {
+  const flags: string[] = []
+  const words: string[] = []
   for (let index = 0; index < args.length; index++) {
     const word = args[index] ?? ''
+    if (word === '--') {
+      words.push(...args.slice(index + 1))
+      break
+    }
     const match = /^--?([a-zA-Z][^=]*)(=.*)?$/s.exec(word)
     if (match === null) {
-      throw new UsageError(`unexpected argument ${JSON.stringify(word)}`)
+      words.push(word)
+      continue
     }
     const [, name = '', assigned] = match
     const flag = table[name]
     if (flag === undefined)
-      throw new UsageError(describeUnknown(name, Object.keys(table)))
+      throw new UsageError(
+        describeUnknown(
+          'flag',
+          `--${name}`,
+          Object.keys(table).map(known => `--${known}`),
+        ),
+      )
     if (assigned !== undefined) {
-      normalized.push(`--${name}${assigned}`)
+      flags.push(`--${name}${assigned}`)
     } else if (flag.type === 'boolean') {
-      normalized.push(`--${name}=true`)
+      flags.push(`--${name}=true`)
     } else {
       const value = args[++index]
       if (value === undefined) throw new UsageError(`flag --${name} needs a value`)
-      normalized.push(`--${name}=${value}`)
+      flags.push(`--${name}=${value}`)
     }
   }
-  return normalized
+  return { flags, words }
 }
 
 /**
@@ -79,7 +94,7 @@ export function resolveFlags<Table extends Readonly<Record<string, Flag>>>(
 ): Flags<Table> {
   const entries = Object.entries(table).map(([name, flag]): [string, unknown] => {
     const variable = environmentName(name)
-    const fromEnvironment = environment[variable]
+    const fromEnvironment = flag.environment === false ? undefined : environment[variable]
     const words = toWords(given[name])
     if (words.length > 0) return [name, convert(flag, words, `--${name}`)]
     if (fromEnvironment !== undefined && fromEnvironment !== '') {
@@ -134,29 +149,4 @@ const CONVERTERS: Readonly<
     const digits = octal ? `0o${octal[2] ?? ''}` : last.replace(/^[+-]/, '')
     return last.startsWith('-') ? -Number(digits) : Number(digits)
   },
-}
-
-export function describeUnknown(name: string, known: readonly string[]): string {
-  const near = known
-    .map(candidate => ({ candidate, distance: editDistance(name, candidate) }))
-    .sort((a, b) => a.distance - b.distance)[0]
-  const hint =
-    near !== undefined && near.distance <= Math.max(2, name.length / 3)
-      ? `; did you mean --${near.candidate}?`
-      : '; --help lists all flags'
-  return `unknown flag --${name}${hint}`
-}
-
-/** Levenshtein's distance: how many letters must change. */
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, index) => index)
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i]
-    for (let j = 1; j <= b.length; j++) {
-      const substituted = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)
-      next.push(Math.min(substituted, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1))
-    }
-    row = next
-  }
-  return row[b.length] ?? 0
 }

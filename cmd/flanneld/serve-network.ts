@@ -132,6 +132,7 @@ function publishStatus(
   state.publish('remotes', () =>
     sync.remotes.map(remote => ({
       subnet: formatSubnet(remote.subnet),
+      ...backend.routeTo(remote),
       record: JSON.parse(formatHolder(remote.holder)) as unknown,
     })),
   )

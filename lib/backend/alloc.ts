@@ -21,6 +21,10 @@ class AllocBackend implements Backend {
     // Nothing of this host depends on the remotes.
   }
 
+  routeTo(): undefined {
+    return undefined
+  }
+
   async permit(): Promise<void> {
     // No packet passes through us.
   }

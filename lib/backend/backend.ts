@@ -11,6 +11,13 @@ export interface Remote {
   readonly holder: Holder
 }
 
+/** How packets to a remote leave this host. */
+export interface RouteToRemote {
+  readonly device: string
+  /** The address that the packet is handed to; with a port when it travels in UDP of ours. */
+  readonly nextHop: string
+}
+
 export interface BackendContext {
   readonly config: NetworkConfig
   readonly underlay: Underlay
@@ -43,6 +50,9 @@ export interface Backend {
 
   /** Makes the host match the whole list of remotes. Calling it twice is harmless. */
   apply(remotes: readonly Remote[]): Promise<void>
+
+  /** The way to a remote that was applied; undefined when this backend makes none. */
+  routeTo(remote: Remote): RouteToRemote | undefined
 
   /** Allows forwarding until `untilMs` of the clock, for backends whose packets we carry. */
   permit(untilMs: number): Promise<void>

@@ -1,13 +1,22 @@
+import type { NetworkConfig } from '../subnet/network-config.js'
 import type { BackendContext, BackendPlan } from './backend.js'
 import { planAlloc } from './alloc.js'
 import { BackendError } from './errors.js'
-import { planUdp } from './udp.js'
+import { checkUdp, planUdp } from './udp.js'
 
-type Plan = (context: BackendContext) => BackendPlan
+interface BackendType {
+  /** Checks what the configuration says, on any host. Throws BackendError. */
+  check(config: NetworkConfig): void
+  /** Adds what this host is to it. Throws BackendError; changes nothing. */
+  plan(context: BackendContext): BackendPlan
+}
 
-const PLANS: Readonly<Record<string, Plan>> = { udp: planUdp, alloc: planAlloc }
+const TYPES: Readonly<Record<string, BackendType>> = {
+  udp: { check: checkUdp, plan: planUdp },
+  alloc: { check: () => undefined, plan: planAlloc },
+}
 
-/** flannel's other types, and what to use while this build has none of them. */
+/** flannel's other types. */
 const MISSING = [
   'vxlan',
   'host-gw',
@@ -18,12 +27,20 @@ const MISSING = [
   'tencent-vpc',
 ]
 
-/** Chooses the backend that the configuration names, and checks its options. Changes nothing. */
+/** Chooses the backend that the configuration names. Throws BackendError; changes nothing. */
 export function planBackend(context: BackendContext): BackendPlan {
-  const { type } = context.config.backend
-  const plan = PLANS[type]
-  if (plan !== undefined) return plan(context)
-  const known = Object.keys(PLANS).join(' or ')
+  return findType(context.config).plan(context)
+}
+
+/** Whether this build could run what the configuration asks for. Throws BackendError. */
+export function checkBackend(config: NetworkConfig): void {
+  findType(config).check(config)
+}
+
+function findType({ backend: { type } }: NetworkConfig): BackendType {
+  const found = TYPES[type]
+  if (found !== undefined) return found
+  const known = Object.keys(TYPES).join(' or ')
   if (MISSING.includes(type)) {
     throw new BackendError(
       'ERR_BACKEND_UNSUPPORTED',

@@ -1,7 +1,7 @@
 import type { ForwardingState, NextHop } from '../encap/forwarding-table.js'
 import { batch } from '../linux/iproute.js'
 import { writeSysctl } from '../linux/sysctl.js'
-import { familyConfig, option } from '../subnet/network-config.js'
+import { type NetworkConfig, familyConfig, option } from '../subnet/network-config.js'
 import {
   type Address,
   type Prefix,
@@ -10,7 +10,13 @@ import {
   formatPrefix,
 } from '../subnet/prefix.js'
 import { type Subnet, subnetPrefix } from '../subnet/subnet-key.js'
-import type { Backend, BackendContext, BackendPlan, Remote } from './backend.js'
+import type {
+  Backend,
+  BackendContext,
+  BackendPlan,
+  Remote,
+  RouteToRemote,
+} from './backend.js'
 import { BackendError } from './errors.js'
 import { OVERHEAD } from './mtu.js'
 import { ROUTE_PROTOCOL } from './route-protocol.js'
@@ -19,28 +25,39 @@ import { type PathProcess, openPathProcess } from './udp/path-process.js'
 /** flannel's port when the configuration names none. */
 const DEFAULT_PORT = 8285
 
-/** flannel's udp backend is IPv4 on both levels; so is the wire format. */
+interface UdpOptions {
+  /** The range that packets of ours come from and go to. */
+  readonly network: Prefix
+  readonly port: number
+}
+
+/** flannel's udp backend is IPv4 on both levels; so is the wire format. Throws BackendError. */
+export function checkUdp(config: NetworkConfig): UdpOptions {
+  const family = familyConfig(config, 4)
+  if (family === undefined || config.families.length > 1) throw onlyIpv4()
+  const port = readPort(option(config.backend.options, 'Port'))
+  return { network: family.network, port }
+}
+
 export function planUdp(context: BackendContext): BackendPlan {
   const { config, underlay } = context
-  const family = familyConfig(config, 4)
+  const options = checkUdp(config)
   const address = underlay.addresses[4]
-  if (family === undefined || config.families.length > 1 || address === undefined) {
-    throw new BackendError(
-      'ERR_BACKEND_UNSUPPORTED',
-      'the udp backend carries IPv4 over IPv4 only; set EnableIPv6 to false, or another Backend.Type',
-    )
-  }
-  const port = readPort(option(config.backend.options, 'Port'))
+  if (address === undefined) throw onlyIpv4()
   const overlayMtu = underlay.mtu - OVERHEAD.udp
   return {
     leaseType: '',
     overlayMtu,
     start: async subnet =>
-      await UdpBackend.start(
-        { ...context, network: family.network, address, port, overlayMtu },
-        subnet,
-      ),
+      await UdpBackend.start({ ...context, ...options, address, overlayMtu }, subnet),
   }
+}
+
+function onlyIpv4(): BackendError {
+  return new BackendError(
+    'ERR_BACKEND_UNSUPPORTED',
+    'the udp backend carries IPv4 over IPv4 only; set EnableIPv6 to false, or another Backend.Type',
+  )
 }
 
 function readPort(value: unknown): number {
@@ -112,6 +129,12 @@ class UdpBackend implements Backend {
 
   async apply(remotes: readonly Remote[]): Promise<void> {
     await this.#path.forward(this.#forwardingState(remotes))
+  }
+
+  routeTo({ holder }: Remote): RouteToRemote | undefined {
+    if (holder.publicIp === undefined) return undefined
+    const nextHop = `${formatAddress(holder.publicIp)}:${this.#context.port}`
+    return { device: this.device, nextHop }
   }
 
   #forwardingState(remotes: readonly Remote[]): ForwardingState {

@@ -166,6 +166,44 @@ export async function routeTo(
 }
 
 /**
+ * How the kernel would reach each of the addresses, asked in one process;
+ * undefined for those that it cannot reach.
+ */
+export async function routesTo(
+  addresses: readonly string[],
+): Promise<(NextHopDevice | undefined)[]> {
+  if (addresses.length === 0) return []
+  const input = addresses.map(address => `route get ${address}\n`).join('')
+  const { stdout, failed } = await forcedBatch(input)
+  const answers = stdout
+    .split('\n')
+    .filter(line => line.trim() !== '')
+    .map(line => z.array(routeSchema).parse(JSON.parse(line)))
+  return addresses.map((_, index) => {
+    if (failed.has(index + 1)) return undefined
+    const route = answers.shift()?.[0]
+    if (route?.dev === undefined) return undefined
+    return { device: route.dev, gateway: route.gateway ?? route.via?.host }
+  })
+}
+
+/** Runs every line, whatever fails; says the numbers of the lines that did. */
+async function forcedBatch(
+  input: string,
+): Promise<{ stdout: string; failed: ReadonlySet<number> }> {
+  try {
+    const stdout = await run('ip', ['-json', '-force', '-batch', '-'], { input })
+    return { stdout, failed: new Set() }
+  } catch (error) {
+    if (!(error instanceof CommandError) || error.code !== undefined) throw explain(error)
+    const numbers = Array.from(error.stderr.matchAll(/Command failed -:(\d+)/g), match =>
+      Number(match[1]),
+    )
+    return { stdout: error.stdout, failed: new Set(numbers) }
+  }
+}
+
+/**
  * Runs lines of ip(8) in one process. Stops at the first that fails, with the
  * line and iproute2's words in the error. An empty list does nothing.
  */

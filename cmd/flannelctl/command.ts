@@ -1,0 +1,65 @@
+import { ETCD_FLAGS, type Flag, PLACE_FLAGS } from '../flanneld/flag-table.js'
+import { type FlagTable, formatHelp, readCommandLine } from '../flanneld/command-line.js'
+import type { Flags } from '../flanneld/parse-flags.js'
+
+export const EXIT = {
+  ok: 0,
+  /** The command could not do what it was asked. */
+  failure: 1,
+  usage: 2,
+  /** The command did what it was asked, and what it found needs somebody. */
+  trouble: 3,
+} as const
+
+/** A failure that its message explains to the operator: what, to what, what to do. */
+export class CommandFailure extends Error {
+  override readonly name = 'CommandFailure'
+}
+
+export interface Command {
+  readonly name: string
+  /** One line for the list of commands. */
+  readonly summary: string
+  /** @returns the exit code. */
+  run(args: readonly string[]): Promise<number>
+}
+
+/** The flags of every command: how the answer is to look, and where the daemon and etcd are. */
+export const COMMON_FLAGS = {
+  json: {
+    type: 'boolean',
+    default: 'false',
+    describe: 'print JSON for programs',
+    environment: false,
+  },
+  ...PLACE_FLAGS,
+  ...ETCD_FLAGS,
+} as const satisfies Record<string, Flag>
+
+/** Makes a command of a table of flags and what to do with their values. */
+export function defineCommand<Table extends FlagTable>(command: {
+  readonly name: string
+  readonly summary: string
+  /** Usage, explanation and examples: what `--help` shows above the flags. */
+  readonly help: string
+  readonly flags: Table
+  run(flags: Flags<Table>, words: readonly string[]): Promise<number>
+}): Command {
+  const { name, summary, help, flags: table } = command
+  return {
+    name,
+    summary,
+    run: async args => {
+      if (args.some(arg => /^--?(h|help)$/.test(arg))) {
+        process.stdout.write(await formatHelp(help.trim(), table))
+        return EXIT.ok
+      }
+      const { flags, words } = readCommandLine(table, args, process.env)
+      return await command.run(flags, words)
+    },
+  }
+}
+
+export function printJson(value: unknown): void {
+  process.stdout.write(`${JSON.stringify(value, null, 2)}\n`)
+}

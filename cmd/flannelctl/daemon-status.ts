@@ -1,0 +1,115 @@
+import { request } from 'node:http'
+import { z } from 'zod'
+import { isJsonObject } from '../../lib/subnet/go-json.js'
+import type { PLACE_FLAGS } from '../flanneld/flag-table.js'
+import type { Flags } from '../flanneld/parse-flags.js'
+import { placesOf } from '../flanneld/places.js'
+import { cleanPrefix } from '../../lib/subnet/subnet-key.js'
+import { CommandFailure } from './command.js'
+
+/** A daemon answers at once; one that does not within so long hangs. */
+const TIMEOUT_MS = 5000
+
+export type StatusFlags = Flags<typeof PLACE_FLAGS> & { readonly 'etcd-prefix': string }
+
+const lease = z.looseObject({
+  subnet: z.string(),
+  key: z.string(),
+  expiresInSeconds: z.number().nullable(),
+  record: z.looseObject({
+    PublicIP: z.string(),
+    HostID: z.string().optional(),
+  }),
+})
+
+const remote = z.looseObject({
+  subnet: z.string(),
+  device: z.string().optional(),
+  nextHop: z.string().optional(),
+  record: z.looseObject({
+    PublicIP: z.string(),
+    PublicIPv6: z.string().nullish(),
+    BackendType: z.string().optional(),
+    HostID: z.string().optional(),
+  }),
+})
+
+/** What we rely on in a daemon's answer; the sections come when the daemon has got that far. */
+const statusSchema = z.looseObject({
+  pid: z.number(),
+  version: z.string().optional(),
+  phase: z.enum(['starting', 'waiting', 'ready', 'stopping']),
+  waitingFor: z.string().optional(),
+  etcdReachable: z.boolean(),
+  troubles: z.record(z.string(), z.string()),
+  ignoredRecords: z.array(z.looseObject({ key: z.string(), why: z.string() })),
+  networks: z.array(z.string()).optional(),
+  lease: lease.optional(),
+  backend: z
+    .looseObject({
+      type: z.string(),
+      device: z.string(),
+      mtu: z.number().optional(),
+      listen: z.string().optional(),
+    })
+    .optional(),
+  remotes: z.array(remote).optional(),
+})
+
+export type DaemonStatus = z.infer<typeof statusSchema>
+
+/**
+ * Asks the daemon of this host and prefix. Undefined when none runs. Throws
+ * CommandFailure when it cannot be asked or does not answer.
+ */
+export async function askDaemon(flags: StatusFlags): Promise<DaemonStatus | undefined> {
+  const prefix = cleanPrefix(flags['etcd-prefix'])
+  const { statusSocket } = placesOf({ ...flags, 'etcd-prefix': prefix })
+  const text = await getStatus(statusSocket)
+  if (text === undefined) return undefined
+  const parsed = statusSchema.safeParse(parse(text))
+  if (parsed.success) return parsed.data
+  throw new CommandFailure(
+    `the daemon at ${statusSocket} answers in a way that this flannelctl does not understand; is it of another version?`,
+  )
+}
+
+function parse(text: string): unknown {
+  try {
+    const value: unknown = JSON.parse(text)
+    return isJsonObject(value) ? value : undefined
+  } catch {
+    return undefined
+  }
+}
+
+async function getStatus(socketPath: string): Promise<string | undefined> {
+  return await new Promise((resolve, reject) => {
+    const call = request(
+      { socketPath, path: '/status', timeout: TIMEOUT_MS },
+      response => {
+        let body = ''
+        response.setEncoding('utf8').on('data', (chunk: string) => (body += chunk))
+        response.on('end', () => {
+          resolve(body)
+        })
+      },
+    )
+    call.on('timeout', () => {
+      call.destroy(new CommandFailure(`the daemon at ${socketPath} does not answer`))
+    })
+    call.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT' || error.code === 'ECONNREFUSED') resolve(undefined)
+      else reject(cannotAsk(socketPath, error))
+    })
+    call.end()
+  })
+}
+
+function cannotAsk(socketPath: string, error: NodeJS.ErrnoException): Error {
+  if (error instanceof CommandFailure) return error
+  const hint = error.code === 'EACCES' ? '; run flannelctl as root' : ''
+  return new CommandFailure(
+    `cannot ask the daemon at ${socketPath}: ${error.message}${hint}`,
+  )
+}

@@ -1,0 +1,93 @@
+import {
+  CommandFailure,
+  EXIT,
+  COMMON_FLAGS,
+  defineCommand,
+  printJson,
+} from './command.js'
+import { type DaemonStatus, askDaemon } from './daemon-status.js'
+import { formatSeconds } from './table.js'
+
+export const statusCommand = defineCommand({
+  name: 'status',
+  summary: "show how this host's daemon does",
+  help: `
+flannelctl status [flags]
+
+Asks the daemon that runs on this host, over its Unix socket.
+
+  flannelctl status
+  flannelctl status --json | jq .troubles
+  flannelctl status --etcd-prefix=/other/network
+
+Exits with ${EXIT.failure} when no daemon runs, with ${EXIT.trouble} when one runs and is not well.`,
+  flags: COMMON_FLAGS,
+  run: async flags => {
+    const status = await askDaemon(flags)
+    if (status === undefined) {
+      throw new CommandFailure(
+        `no flanneld for --etcd-prefix ${flags['etcd-prefix']} runs on this host (looked in ${flags['run-dir']})`,
+      )
+    }
+    if (flags.json) printJson(status)
+    else process.stdout.write(formatStatus(status))
+    return isWell(status) ? EXIT.ok : EXIT.trouble
+  },
+})
+
+function isWell({ phase, etcdReachable, troubles }: DaemonStatus): boolean {
+  return phase === 'ready' && etcdReachable && Object.keys(troubles).length === 0
+}
+
+/** One screen: what runs, what is held, who is there, what is wrong. */
+function formatStatus(status: DaemonStatus): string {
+  const { pid, phase, waitingFor, networks, lease, backend, remotes } = status
+  const lines: [string, string][] = [
+    [
+      'daemon',
+      `${phase}${waitingFor === undefined ? '' : `: ${waitingFor}`} (pid ${pid})`,
+    ],
+    [
+      'etcd',
+      status.etcdReachable
+        ? 'answers'
+        : 'does not answer; going on with the last known leases',
+    ],
+  ]
+  if (networks !== undefined) lines.push(['network', networks.join(' and ')])
+  if (lease !== undefined) {
+    lines.push(
+      ['subnet', `${lease.subnet}, ${formatExpiry(lease.expiresInSeconds)}`],
+      ['host', `${lease.record.HostID ?? '-'} at ${lease.record.PublicIP}`],
+    )
+  }
+  if (backend !== undefined) lines.push(['backend', formatBackend(backend)])
+  if (remotes !== undefined) lines.push(['remotes', String(remotes.length)])
+  for (const [part, trouble] of Object.entries(status.troubles)) {
+    lines.push(['trouble', `${part}: ${trouble}`])
+  }
+  for (const { key, why } of status.ignoredRecords)
+    lines.push(['ignored', `${key}: ${why}`])
+  return lines.map(([name, text]) => `${name.padEnd(8)} ${text}\n`).join('')
+}
+
+function formatExpiry(seconds: number | null): string {
+  if (seconds === null) return 'reserved for this host'
+  return seconds > 0
+    ? `lease proven for another ${formatSeconds(seconds)}`
+    : 'lease not proven any more'
+}
+
+function formatBackend({
+  type,
+  device,
+  mtu,
+  listen,
+}: NonNullable<DaemonStatus['backend']>): string {
+  const parts = [
+    `${type} on ${device}`,
+    ...(mtu === undefined ? [] : [`MTU ${mtu}`]),
+    ...(listen === undefined ? [] : [`listening on ${listen}`]),
+  ]
+  return parts.join(', ')
+}
