@@ -17,9 +17,6 @@ export class CommandFailure extends Error {
 }
 
 export interface Command {
-  readonly name: string
-  /** One line for the list of commands. */
-  readonly summary: string
   /** @returns the exit code. */
   run(args: readonly string[]): Promise<number>
 }
@@ -38,17 +35,13 @@ export const COMMON_FLAGS = {
 
 /** Makes a command of a table of flags and what to do with their values. */
 export function defineCommand<Table extends FlagTable>(command: {
-  readonly name: string
-  readonly summary: string
   /** Usage, explanation and examples: what `--help` shows above the flags. */
   readonly help: string
   readonly flags: Table
   run(flags: Flags<Table>, words: readonly string[]): Promise<number>
 }): Command {
-  const { name, summary, help, flags: table } = command
+  const { help, flags: table } = command
   return {
-    name,
-    summary,
     run: async args => {
       if (args.some(arg => /^--?(h|help)$/.test(arg))) {
         process.stdout.write(await formatHelp(help.trim(), table))

@@ -38,8 +38,6 @@ const FLAGS = {
 } as const
 
 export const configCommand = defineCommand({
-  name: 'config',
-  summary: 'show, check or store the network configuration',
   help: `
 flannelctl config get
 flannelctl config check [JSON|-]

@@ -7,7 +7,7 @@ import { readFileIfAny } from '../flanneld/files.js'
 import { UsageError } from '../flanneld/parse-flags.js'
 import { type Command, CommandFailure, EXIT } from './command.js'
 
-const USAGE = `flannelctl docker-opts [-f FLANNEL-ENV-FILE] [-d DOCKER-ENV-FILE] [-i] [-c] [-m] [-k COMBINED-KEY] [--engine auto]
+const USAGE = `flannelctl docker-opts [-f FLANNEL-ENV-FILE] [-d DOCKER-ENV-FILE] [-i] [-c] [-m] [-k COMBINED-KEY] [--engine auto|VERSION]
 
 Generates options for the Docker daemon from the subnet file of flanneld, as
 flannel's mk-docker-opts.sh does.
@@ -21,14 +21,13 @@ flannel's mk-docker-opts.sh does.
   -m             leave out --ip-masq
   --engine auto  also what the installed engine needs to let packets from other
                  hosts in: --allow-direct-routing from Docker 28.2 on
+  --engine 28.2  the same for an engine of that version
 
   flannelctl docker-opts -d /run/flannel/docker.env
   flannelctl docker-opts --engine auto -c -d -
 `
 
 export const dockerOptsCommand: Command = {
-  name: 'docker-opts',
-  summary: 'make the Docker options from the subnet file (mk-docker-opts.sh)',
   run: async args => {
     const options = parseOptions(args)
     if (options === undefined) {
@@ -37,7 +36,7 @@ export const dockerOptsCommand: Command = {
     }
     const flannel = parseVariables((await readFileIfAny(options.flannelFile)) ?? '')
     const own = formatOptions(flannel, options)
-    if (options.engineAuto) Object.assign(own, await engineOptions())
+    if (options.engine !== 'none') Object.assign(own, await engineOptions(options.engine))
     const text = formatFile(own, options, process.env)
     if (options.dockerFile === '-') process.stdout.write(text)
     else writeFileSync(options.dockerFile, text)
@@ -53,7 +52,8 @@ interface DockerOptions {
   individual: boolean
   combined: boolean
   masquerade: boolean
-  engineAuto: boolean
+  /** auto, none or a version. */
+  engine: string
 }
 
 /** getopts of "f:d:icmk:?h", letters together or with their value attached; and --engine. Undefined for -h. */
@@ -65,14 +65,14 @@ function parseOptions(args: readonly string[]): DockerOptions | undefined {
     individual: false,
     combined: false,
     masquerade: true,
-    engineAuto: false,
+    engine: 'none',
   }
   const rest = [...args]
   for (let word = rest.shift(); word !== undefined; word = rest.shift()) {
     if (/^--?(help|h|\?)$/.test(word)) return undefined
     const engine = /^--engine(?:=(.*))?$/.exec(word)
     if (engine !== null) {
-      options.engineAuto = readEngine(engine[1] ?? rest.shift())
+      options.engine = readEngine(engine[1] ?? rest.shift())
       continue
     }
     if (!/^-[a-z]/.test(word)) throw new UsageError(`docker-opts: unexpected ${word}`)
@@ -84,10 +84,9 @@ function parseOptions(args: readonly string[]): DockerOptions | undefined {
   return options
 }
 
-function readEngine(value: string | undefined): boolean {
-  if (value === 'auto') return true
-  if (value === 'none') return false
-  throw new UsageError('docker-opts: --engine takes auto or none')
+function readEngine(value: string | undefined): string {
+  if (value !== undefined && /^(auto|none|\d+\.\d+\S*)$/.test(value)) return value
+  throw new UsageError('docker-opts: --engine takes auto, none or a version such as 28.2')
 }
 
 function applyLetters(letters: string, options: DockerOptions, rest: string[]): void {
@@ -157,8 +156,8 @@ function formatFile(
  * Since 28.0 the engine drops packets that come to a container's own address
  * from other hosts (moby/moby#49792); 28.2 brought the option that allows them.
  */
-async function engineOptions(): Promise<Record<string, string>> {
-  const version = await engineVersion()
+async function engineOptions(engine: string): Promise<Record<string, string>> {
+  const version = readVersion(engine === 'auto' ? await askEngine() : engine)
   if (version === undefined) {
     process.stderr.write('no Docker engine found; no options added for it\n')
     return {}
@@ -174,14 +173,18 @@ async function engineOptions(): Promise<Record<string, string>> {
   return { DOCKER_OPT_ALLOW_DIRECT_ROUTING: '--allow-direct-routing=true' }
 }
 
-async function engineVersion(): Promise<[major: number, minor: number] | undefined> {
+/** `Docker version 28.2.2, build …`; nothing when there is no engine. */
+async function askEngine(): Promise<string> {
   try {
-    const text = await run('dockerd', ['--version'])
-    const match = /version (\d+)\.(\d+)/.exec(text)
-    return match === null ? undefined : [Number(match[1]), Number(match[2])]
+    return await run('dockerd', ['--version'])
   } catch {
-    return undefined
+    return ''
   }
+}
+
+function readVersion(text: string): [major: number, minor: number] | undefined {
+  const match = /(\d+)\.(\d+)/.exec(text)
+  return match === null ? undefined : [Number(match[1]), Number(match[2])]
 }
 
 /** flannel's check for another host's route to our subnet, from when two hosts held one. */

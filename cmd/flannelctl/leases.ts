@@ -15,8 +15,6 @@ import { formatSeconds, formatTable } from './table.js'
 const CONCURRENCY = 32
 
 export const leasesCommand = defineCommand({
-  name: 'leases',
-  summary: 'list who holds which subnet',
   help: `
 flannelctl leases [flags]
 

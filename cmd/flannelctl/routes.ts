@@ -17,8 +17,6 @@ const PROBE_TIMEOUT_MS = 1000
 const PROBES_AT_ONCE = 64
 
 export const routesCommand = defineCommand({
-  name: 'routes',
-  summary: 'list every remote, how packets get there, and what the kernel says of it',
   help: `
 flannelctl routes [flags]
 

@@ -9,8 +9,6 @@ import { type DaemonStatus, askDaemon } from './daemon-status.js'
 import { formatSeconds } from './table.js'
 
 export const statusCommand = defineCommand({
-  name: 'status',
-  summary: "show how this host's daemon does",
   help: `
 flannelctl status [flags]
 
