@@ -1,0 +1,91 @@
+// npm test: everything, in namespaces of its own. npm run test:unit (--unit): what needs
+// neither root nor etcd.
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { build } from './build.mjs'
+import {
+  ROOT,
+  ScriptError,
+  exitCodeOf,
+  main,
+  start,
+  untilInterrupted,
+} from './command.mjs'
+import {
+  COMPILER_PROGRAMS,
+  DAEMON_PROGRAMS,
+  LAB_PROGRAMS,
+  TEST_PROGRAMS,
+  installPrograms,
+} from './debian-packages.mjs'
+import { isolated } from './isolated.mjs'
+import { buildRawSocket } from './npm-packages.mjs'
+import { TapReport } from './tap-report.mjs'
+
+const LIMIT_MS = 8 * 60_000
+
+/** Tests that need neither root nor programs beyond Node.js. */
+const UNIT_TESTS = ['dist/test/lib/**/*.test.js', 'dist/test/cmd/**/*.test.js']
+
+/** A run that was interrupted, as a shell counts SIGINT. */
+const EXIT_INTERRUPTED = 130
+
+await main(async () =>
+  process.argv.includes('--unit') ? await testUnits() : await testAll(),
+)
+
+async function testUnits() {
+  await build()
+  return await runTap(command => command, UNIT_TESTS)
+}
+
+async function testAll() {
+  if (process.getuid() !== 0) {
+    throw new ScriptError(
+      'most tests make network namespaces: run it as root, or npm run test:unit',
+    )
+  }
+  await installPrograms([
+    ...DAEMON_PROGRAMS,
+    ...LAB_PROGRAMS,
+    ...TEST_PROGRAMS,
+    ...COMPILER_PROGRAMS,
+  ])
+  await build()
+  await buildRawSocket()
+  return await runTap(isolated, ['dist/test/**/*.test.js'])
+}
+
+/** Runs these tests and says how many assertions passed and failed. */
+async function runTap(wrap, files) {
+  const report = new TapReport(console.log)
+  const temporary = await mkdtemp(join(tmpdir(), 'flanneld-test-'))
+  const tap = join(ROOT, 'node_modules/.bin/tap')
+  const [program, ...args] = wrap([tap, 'run', '--reporter=tap', ...files])
+  const { exitCode, ending } = await untilInterrupted(async interrupted => {
+    const ends = AbortSignal.any([interrupted, AbortSignal.timeout(LIMIT_MS)])
+    const child = start(program, args, {
+      cwd: ROOT,
+      env: { TMPDIR: temporary },
+      stdio: ['ignore', 'pipe', 'inherit'],
+      // Ctrl-C is for us: the tests end by our hand, all at once.
+      detached: true,
+    })
+    ends.addEventListener('abort', () => child.kill('SIGKILL'), { once: true })
+    createInterface({ input: child.stdout }).on('line', line => {
+      report.push(line)
+    })
+    const code = await exitCodeOf(child)
+    const why = interrupted.aborted ? 'interrupted' : 'not done within the time limit'
+    return { exitCode: code, ending: ends.aborted ? why : undefined }
+  })
+  report.end()
+  await rm(temporary, { recursive: true, force: true })
+  if (ending !== undefined) console.log(`The tests were ${ending}.`)
+  const failed = report.failed + (exitCode !== 0 && report.failed === 0 ? 1 : 0)
+  console.log(`${report.passed} passed, ${failed} failed`)
+  if (ending === 'interrupted') return EXIT_INTERRUPTED
+  return failed === 0 ? 0 : 1
+}
