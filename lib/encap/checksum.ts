@@ -3,8 +3,8 @@
  * big-endian 16-bit words, an odd last byte padded with zero. Over a header that
  * contains its own correct checksum the result is 0.
  *
- * Allocates nothing. `length` is at most 65,535, so the plain sum stays far
- * below 2^31 and is folded once at the end.
+ * Allocates nothing. `length` is at most 65,535, so the plain sum stays below
+ * 2^31 and is folded once at the end.
  */
 export function internetChecksum(
   bytes: Uint8Array,

@@ -102,6 +102,9 @@ export class ForwardingTable {
     if (hop.length < 1 || (hop.network & this.#mask) >>> 0 !== this.#network) {
       throw new RangeError(`a next hop lies outside the network`)
     }
+    if ((hop.network & maskOf(hop.length)) >>> 0 !== hop.network) {
+      throw new RangeError(`a next hop's subnet has host bits`)
+    }
     const width = 2 ** (finest - hop.length)
     // With a shift of 32 (one slot for everything) JS would shift by nothing.
     const first = this.#shift === 32 ? 0 : (hop.network - this.#network) >>> this.#shift

@@ -86,6 +86,7 @@ export function encodeHello({ protocol, pid, label }: PathHello): Buffer {
   return Buffer.concat([head, Buffer.from(label)])
 }
 
+/** Throws RangeError when the payload is too short, as all decoders here do. */
 export function decodeHello(payload: Buffer): PathHello {
   return {
     protocol: payload.readUInt16BE(0),
@@ -137,18 +138,21 @@ export function encodeForwarding(state: ForwardingState): Buffer {
 export function decodeForwarding(payload: Buffer): ForwardingState {
   const verify = VERIFY_MODES[payload.readUInt8(10)]
   if (verify === undefined) throw new RangeError('unknown verify mode')
+  const networkLength = readLength(payload, 4)
+  const subnetLength = readLength(payload, 9)
   const count = payload.readUInt32BE(11)
   const hops: NextHop[] = []
   let at = STATE_HEADER
   for (let index = 0; index < count; index++) {
     const sourceCount = payload.readUInt8(at + 11)
+    if (sourceCount > MAX_SOURCES) throw new RangeError('too many sources')
     const sources: number[] = []
     for (let source = 0; source < sourceCount; source++) {
       sources.push(payload.readUInt32BE(at + HOP_HEADER + 4 * source))
     }
     hops.push({
       network: payload.readUInt32BE(at),
-      length: payload.readUInt8(at + 4),
+      length: readLength(payload, at + 4),
       address: payload.readUInt32BE(at + 5),
       port: payload.readUInt16BE(at + 9),
       sources,
@@ -159,12 +163,18 @@ export function decodeForwarding(payload: Buffer): ForwardingState {
     throw new RangeError('trailing bytes after the last next hop')
   return {
     network: payload.readUInt32BE(0),
-    networkLength: payload.readUInt8(4),
+    networkLength,
     subnet: payload.readUInt32BE(5),
-    subnetLength: payload.readUInt8(9),
+    subnetLength,
     verify,
     hops,
   }
+}
+
+function readLength(payload: Buffer, at: number): number {
+  const length = payload.readUInt8(at)
+  if (length > 32) throw new RangeError(`prefix length ${length}`)
+  return length
 }
 
 /** Counters of the packet path since it started. */
@@ -220,17 +230,21 @@ export function encodeStatistics(
   return payload
 }
 
+/** Throws RangeError when the payload is not what encodeStatistics writes, in this version or another. */
 export function decodeStatistics(payload: Buffer): PathStatistics {
   const trafficCount = payload.readUInt8(0)
   const dropCount = payload.readUInt8(1)
   const trafficStart = 2
   const dropStart = trafficStart + 8 * trafficCount
-  const offenders: Offender[] = []
-  for (
-    let at = dropStart + 8 * dropCount;
-    at + OFFENDER_BYTES <= payload.length;
-    at += OFFENDER_BYTES
+  const offendersStart = dropStart + 8 * dropCount
+  if (
+    payload.length < offendersStart ||
+    (payload.length - offendersStart) % OFFENDER_BYTES !== 0
   ) {
+    throw new RangeError(`statistics of ${payload.length} bytes`)
+  }
+  const offenders: Offender[] = []
+  for (let at = offendersStart; at < payload.length; at += OFFENDER_BYTES) {
     offenders.push({
       reason: payload.readUInt8(at),
       outer: payload.readUInt32BE(at + 1),

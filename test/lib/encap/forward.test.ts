@@ -1,0 +1,335 @@
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import t from 'tap'
+import { DROP_REASONS, Drop, DropLedger } from '../../../lib/encap/drops.js'
+import { checkInbound, routeOutbound } from '../../../lib/encap/forward.js'
+import {
+  type ForwardingState,
+  ForwardingTable,
+  VERIFY_MODES,
+  type VerifyMode,
+} from '../../../lib/encap/forwarding-table.js'
+import { type PacketFields, ip, ipv4Packet, resum } from '../../helpers/packets.js'
+import { fc, holds } from '../../helpers/property.js'
+import { referenceInbound, referenceLookup } from '../../reference/forwarding.js'
+
+/** This host has 10.5.72.0/24; two remotes, the first of them behind NAT. */
+const STATE: ForwardingState = {
+  network: ip('10.5.0.0'),
+  networkLength: 16,
+  subnet: ip('10.5.72.0'),
+  subnetLength: 24,
+  verify: 'strict',
+  hops: [
+    {
+      network: ip('10.5.1.0'),
+      length: 24,
+      address: ip('192.0.2.1'),
+      port: 8285,
+      sources: [ip('198.51.100.1')],
+    },
+    {
+      network: ip('10.5.2.0'),
+      length: 24,
+      address: ip('192.0.2.2'),
+      port: 8285,
+      sources: [],
+    },
+  ],
+}
+
+const GOOD: PacketFields = {
+  source: '10.5.1.9',
+  destination: '10.5.72.9',
+  payload: Buffer.from('payload'),
+}
+
+function tableWith(verify: VerifyMode = 'strict'): ForwardingTable {
+  return new ForwardingTable({ ...STATE, verify })
+}
+
+/** The verdict on a datagram in words: `to 0` or the drop reason. */
+function judge(datagram: Uint8Array, outer: string, verify?: VerifyMode): string {
+  return words(checkInbound(datagram, 0, datagram.length, ip(outer), tableWith(verify)))
+}
+
+function route(packet: Uint8Array): string {
+  return words(routeOutbound(packet, 0, packet.length, tableWith()))
+}
+
+function words(verdict: number): string {
+  return verdict < 0 ? DROP_REASONS[-verdict]! : `to ${verdict}`
+}
+
+function changed(change: (packet: Uint8Array) => void, fields = GOOD): Uint8Array {
+  const packet = ipv4Packet(fields)
+  change(packet)
+  return packet
+}
+
+t.test('a packet from the TUN goes to the remote that holds its destination', t => {
+  t.equal(route(ipv4Packet({ source: '10.5.72.9', destination: '10.5.1.9' })), 'to 0')
+  t.equal(route(ipv4Packet({ source: '10.5.72.9', destination: '10.5.2.255' })), 'to 1')
+  t.end()
+})
+
+t.test('a packet from the TUN that nobody can take is dropped with the reason', t => {
+  const packet = ipv4Packet({ source: '10.5.72.9', destination: '10.5.3.1' })
+  t.equal(route(packet), 'noRoute')
+  t.equal(route(packet.subarray(0, 19)), 'tooShort')
+  t.equal(route(new Uint8Array(0)), 'tooShort')
+  t.equal(route(changed(bytes => (bytes[0] = 0x65))), 'notIpv4')
+  t.end()
+})
+
+t.test('a datagram is taken from the remote that holds its source', t => {
+  t.equal(judge(ipv4Packet(GOOD), '192.0.2.1'), 'to 0')
+  t.equal(
+    judge(ipv4Packet(GOOD), '198.51.100.1'),
+    'to 0',
+    'a source that its record lists',
+  )
+  t.equal(judge(ipv4Packet({ ...GOOD, source: '10.5.2.1' }), '192.0.2.2'), 'to 1')
+  t.equal(judge(ipv4Packet({ ...GOOD, destination: '10.5.72.0' }), '192.0.2.1'), 'to 0')
+  t.end()
+})
+
+t.test('a datagram is taken at the smallest size, an odd one, and with options', t => {
+  const none = { ...GOOD, payload: new Uint8Array(0) }
+  t.equal(judge(ipv4Packet(none), '192.0.2.1'), 'to 0', '20 bytes')
+  t.equal(
+    judge(ipv4Packet({ ...GOOD, payload: new Uint8Array(1) }), '192.0.2.1'),
+    'to 0',
+    '21',
+  )
+  const options = new Uint8Array(40).fill(1)
+  t.equal(judge(ipv4Packet({ ...GOOD, options }), '192.0.2.1'), 'to 0', 'IHL 15')
+  t.end()
+})
+
+t.test('a datagram that is not one whole sound IPv4 packet is dropped', t => {
+  const judged = (datagram: Uint8Array): string => judge(datagram, '192.0.2.1')
+  const whole = ipv4Packet(GOOD)
+  t.equal(judged(new Uint8Array(0)), 'tooShort')
+  t.equal(judged(whole.subarray(0, 19)), 'tooShort')
+  t.equal(judged(changed(bytes => (bytes[0] = 0x55))), 'notIpv4')
+  t.equal(judged(whole.subarray(0, whole.length - 1)), 'badHeader', 'cut on the way')
+  t.equal(judged(Buffer.concat([whole, Buffer.alloc(1)])), 'badHeader', 'padded')
+  t.equal(judged(changed(bytes => (bytes[8]! ^= 1))), 'badHeader', 'checksum')
+  const short = changed(bytes => {
+    bytes[0] = 0x44
+    resum(bytes)
+  })
+  t.equal(judged(short), 'badHeader', 'IHL 4')
+  const long = changed(
+    bytes => {
+      bytes[0] = 0x4f
+    },
+    { ...GOOD, payload: new Uint8Array(0) },
+  )
+  t.equal(judged(long), 'badHeader', 'IHL beyond the datagram')
+  t.end()
+})
+
+t.test('strict takes a source only from an address of its holder', t => {
+  const packet = ipv4Packet(GOOD)
+  t.equal(judge(packet, '192.0.2.2', 'strict'), 'wrongSource', 'another remote')
+  t.equal(judge(packet, '203.0.113.9', 'strict'), 'unknownSender')
+  t.equal(judge(packet, '0.0.0.0', 'strict'), 'unknownSender')
+  const free = ipv4Packet({ ...GOOD, source: '10.5.3.1' })
+  t.equal(judge(free, '192.0.2.1', 'strict'), 'wrongSource', 'a subnet nobody holds')
+  const ours = ipv4Packet({ ...GOOD, source: '10.5.72.9' })
+  t.equal(judge(ours, '192.0.2.1', 'strict'), 'wrongSource', 'our own subnet')
+  t.equal(judge(ours, '203.0.113.9', 'strict'), 'unknownSender')
+  t.end()
+})
+
+t.test('inner takes a source in any remote subnet from anywhere', t => {
+  t.equal(judge(ipv4Packet(GOOD), '203.0.113.9', 'inner'), 'to 0')
+  const outside = ipv4Packet({ ...GOOD, source: '8.8.8.8' })
+  t.equal(judge(outside, '192.0.2.1', 'inner'), 'wrongSource')
+  t.end()
+})
+
+t.test('off takes any source, but still only sound packets to our subnet', t => {
+  const outside = { ...GOOD, source: '8.8.8.8' }
+  t.equal(judge(ipv4Packet(outside), '203.0.113.9', 'off'), 'to 0')
+  const elsewhere = ipv4Packet({ ...outside, destination: '10.5.1.1' })
+  t.equal(judge(elsewhere, '203.0.113.9', 'off'), 'wrongDestination')
+  t.equal(
+    judge(
+      changed(bytes => (bytes[8]! ^= 1)),
+      '203.0.113.9',
+      'off',
+    ),
+    'badHeader',
+  )
+  t.end()
+})
+
+t.test('no mode lets a packet through to an address outside our subnet', t => {
+  for (const verify of VERIFY_MODES) {
+    for (const destination of ['10.5.73.0', '10.5.71.255', '8.8.8.8', '127.0.0.1']) {
+      const packet = ipv4Packet({ ...GOOD, destination })
+      t.equal(judge(packet, '192.0.2.1', verify), 'wrongDestination', verify)
+    }
+  }
+  t.end()
+})
+
+const hostAddress = fc.oneof(
+  fc.constantFrom('10.5.1.0', '10.5.1.255', '10.5.2.7', '10.5.72.0', '10.5.72.255'),
+  fc.constantFrom('10.5.73.0', '192.0.2.1', '192.0.2.2', '198.51.100.1', '0.0.0.0'),
+  fc.ipV4(),
+)
+
+/** Sound packets with a byte or two changed, cut or padded: near every edge of the checks. */
+const datagram = fc
+  .record({
+    source: hostAddress,
+    destination: hostAddress,
+    payload: fc.uint8Array({ maxLength: 40 }),
+    options: fc.constantFrom(0, 4, 40).map(length => new Uint8Array(length)),
+    flips: fc.array(fc.tuple(fc.nat(30), fc.nat(255)), { maxLength: 2 }),
+    resummed: fc.boolean(),
+    cut: fc.constantFrom(0, 0, 0, 1, 2, 20),
+  })
+  .map(({ flips, resummed, cut, ...fields }) => {
+    const packet = ipv4Packet(fields)
+    for (const [at, value] of flips) if (at < packet.length) packet[at]! ^= value
+    if (resummed && (packet[0]! & 15) * 4 <= packet.length) resum(packet)
+    return packet.subarray(0, Math.max(0, packet.length - cut))
+  })
+
+t.test('every verdict equals that of the rules read one by one', async t => {
+  const seen = new Set<string>()
+  await holds(
+    t,
+    fc.property(
+      fc.oneof({ weight: 9, arbitrary: datagram }, fc.uint8Array({ maxLength: 60 })),
+      hostAddress,
+      fc.constantFrom(...VERIFY_MODES),
+      fc.nat(7),
+      (bytes, outer, verify, start) => {
+        const slab = Buffer.concat([Buffer.alloc(start, 0x45), bytes])
+        const before = Buffer.from(slab)
+        const state = { ...STATE, verify }
+        const verdict = checkInbound(
+          slab,
+          start,
+          bytes.length,
+          ip(outer),
+          tableWith(verify),
+        )
+        const expected = referenceInbound(state, bytes, ip(outer))
+        seen.add(String(expected))
+        return (
+          slab.equals(before) &&
+          verdict === (typeof expected === 'string' ? -Drop[expected] : expected)
+        )
+      },
+    ),
+    { numRuns: 20_000 },
+  )
+  t.strictSame(
+    [...seen].sort(),
+    ['0', '1', 'badHeader', 'notIpv4', 'tooShort']
+      .concat(['unknownSender', 'wrongDestination', 'wrongSource'])
+      .sort(),
+    'the packets reach every verdict',
+  )
+})
+
+t.test('a route from the TUN equals a linear scan on any bytes', async t => {
+  await holds(
+    t,
+    fc.property(fc.oneof(datagram, fc.uint8Array({ maxLength: 30 })), bytes => {
+      const verdict = routeOutbound(bytes, 0, bytes.length, tableWith())
+      if (bytes.length < 20) return verdict === -Drop.tooShort
+      if (bytes[0]! >> 4 !== 4) return verdict === -Drop.notIpv4
+      const view = new DataView(bytes.buffer, bytes.byteOffset)
+      return verdict === (referenceLookup(STATE, view.getUint32(16)) ?? -Drop.noRoute)
+    }),
+    { numRuns: 5000 },
+  )
+})
+
+t.test(
+  'drops are counted by reason, and senders are remembered with what they did',
+  t => {
+    const ledger = new DropLedger(2)
+    ledger.count(Drop.noRoute)
+    ledger.count(Drop.sendFailed, 64)
+    ledger.blame(Drop.wrongSource, ip('192.0.2.1'), ip('10.5.9.9'))
+    ledger.blame(Drop.wrongSource, ip('192.0.2.1'), ip('10.5.9.9'))
+    ledger.blame(Drop.unknownSender, 0xffffffff, 0xfffffffe)
+
+    t.equal(ledger.counts[Drop.noRoute], 1)
+    t.equal(ledger.counts[Drop.sendFailed], 64)
+    t.equal(ledger.counts[Drop.wrongSource], 2)
+    t.strictSame(ledger.offenders(), [
+      {
+        reason: Drop.wrongSource,
+        outer: ip('192.0.2.1'),
+        inner: ip('10.5.9.9'),
+        count: 2,
+      },
+      { reason: Drop.unknownSender, outer: 0xffffffff, inner: 0xfffffffe, count: 1 },
+    ])
+    t.end()
+  },
+)
+
+t.test(
+  'a sender that forges addresses pushes out the oldest offender and no counter',
+  t => {
+    const ledger = new DropLedger(4)
+    for (let inner = 1; inner <= 1000; inner++) ledger.blame(Drop.wrongSource, 7, inner)
+
+    t.equal(ledger.counts[Drop.wrongSource], 1000)
+    const inners = ledger.offenders().map(offender => offender.inner)
+    t.strictSame(inners.sort(), [1000, 997, 998, 999])
+    t.end()
+  },
+)
+
+/** Bytes that appear on the heap in `rounds` calls, seen slice by slice so that a collection in between hides nothing. */
+function allocatedBy(call: () => void, rounds: number): number {
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  collect()
+  const slice = 10_000
+  let allocated = 0
+  for (let done = 0; done < rounds; done += slice) {
+    const before = process.memoryUsage().heapUsed
+    for (let index = 0; index < slice; index++) call()
+    allocated += Math.max(0, process.memoryUsage().heapUsed - before)
+  }
+  return allocated
+}
+
+t.test('a million packets, good and bad, leave nothing on the heap', t => {
+  const table = tableWith()
+  const ledger = new DropLedger()
+  const inbound = ipv4Packet(GOOD)
+  const outbound = ipv4Packet({ source: '10.5.72.9', destination: '10.5.2.9' })
+  const forged = ipv4Packet({ ...GOOD, source: '10.5.9.9' })
+  const good = ip('192.0.2.1')
+  const stranger = ip('203.0.113.9')
+  let delivered = 0
+  const carry = (): void => {
+    if (routeOutbound(outbound, 0, outbound.length, table) === 1) delivered += 1
+    if (checkInbound(inbound, 0, inbound.length, good, table) === 0) delivered += 1
+    const verdict = checkInbound(forged, 0, forged.length, stranger, table)
+    ledger.blame(-verdict, stranger, ip10599)
+  }
+  const ip10599 = ip('10.5.9.9')
+  allocatedBy(carry, 200_000) // lets V8 compile first
+
+  const bytes = allocatedBy(carry, 1_000_000)
+
+  t.equal(delivered, 2_400_000)
+  t.equal(ledger.counts[Drop.unknownSender], 1_200_000)
+  t.ok(bytes < 500_000, `${bytes} bytes for 3,000,000 decisions`)
+  t.end()
+})

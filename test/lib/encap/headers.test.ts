@@ -1,0 +1,68 @@
+import t from 'tap'
+import { internetChecksum } from '../../../lib/encap/checksum.js'
+import {
+  readUint16,
+  readUint32,
+  writeUint16,
+  writeUint32,
+} from '../../../lib/encap/ipv4.js'
+import { fc, holds } from '../../helpers/property.js'
+import { referenceChecksum } from '../../reference/checksum.js'
+
+function bytes(hex: string): Uint8Array {
+  return Buffer.from(hex.replaceAll(' ', ''), 'hex')
+}
+
+t.test('the checksum is that of the examples of RFC 1071 and of a real header', t => {
+  t.equal(internetChecksum(bytes('0001 f203 f4f5 f6f7'), 0, 8), 0xffff - 0xddf2)
+  const header = bytes('4500 0073 0000 4000 4011 0000 c0a8 0001 c0a8 00c7')
+  t.equal(internetChecksum(header, 0, 20), 0xb861)
+  t.end()
+})
+
+t.test('the checksum over a header with its own right checksum is 0', t => {
+  const header = bytes('4500 0073 0000 4000 4011 b861 c0a8 0001 c0a8 00c7')
+  t.equal(internetChecksum(header, 0, 20), 0)
+  t.end()
+})
+
+t.test('the checksum of nothing, of one byte, and of the worst case', t => {
+  t.equal(internetChecksum(new Uint8Array(0), 0, 0), 0xffff)
+  t.equal(internetChecksum(bytes('12'), 0, 1), 0xffff - 0x1200)
+  const worst = new Uint8Array(65_535).fill(0xff)
+  t.equal(internetChecksum(worst, 0, worst.length), referenceChecksum(worst))
+  t.end()
+})
+
+t.test('the checksum equals the slow one on any bytes at any start', async t => {
+  await holds(
+    t,
+    fc.property(
+      fc.uint8Array({ maxLength: 300 }),
+      fc.nat(40),
+      fc.nat(40),
+      (slab, front, back) => {
+        const start = Math.min(front, slab.length)
+        const length = Math.max(0, slab.length - start - back)
+        const expected = referenceChecksum(slab.subarray(start, start + length))
+        return internetChecksum(slab, start, length) === expected
+      },
+    ),
+    { numRuns: 5000 },
+  )
+})
+
+t.test('numbers are read as written, in network order and unsigned', async t => {
+  const packet = new Uint8Array(8)
+  writeUint32(packet, 1, 0xfffefdfc)
+  t.same([...packet], [0, 0xff, 0xfe, 0xfd, 0xfc, 0, 0, 0])
+  await holds(
+    t,
+    fc.property(fc.integer({ min: 0, max: 0xffffffff }), fc.nat(4), (value, start) => {
+      writeUint32(packet, start, value)
+      if (readUint32(packet, start) !== value) return false
+      writeUint16(packet, start, value % 0x10000)
+      return readUint16(packet, start) === value % 0x10000
+    }),
+  )
+})
