@@ -19,7 +19,8 @@ export class RemoteSync {
   readonly #backend: Backend
   readonly #clock: Clock
   readonly #log: Logger
-  #wanted: readonly Remote[] = []
+  /** Undefined until the leases are listed: what a former daemon applied stands until then. */
+  #wanted: readonly Remote[] | undefined
   #known: ReadonlyMap<string, string> = new Map()
   #wake = new AbortController()
   /** Why the backend could not apply the list; undefined when it could. */
@@ -32,7 +33,7 @@ export class RemoteSync {
   }
 
   get remotes(): readonly Remote[] {
-    return this.#wanted
+    return this.#wanted ?? []
   }
 
   update(remotes: readonly Remote[]): void {
@@ -63,7 +64,7 @@ export class RemoteSync {
       const wake = new AbortController()
       this.#wake = wake
       try {
-        await this.#backend.apply(this.#wanted)
+        if (this.#wanted !== undefined) await this.#backend.apply(this.#wanted)
         if (this.trouble !== undefined) this.#log.info('remotes applied again')
         this.trouble = undefined
         backoff.reset()

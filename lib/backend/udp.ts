@@ -9,7 +9,7 @@ import {
   formatAddress,
   formatPrefix,
 } from '../subnet/prefix.js'
-import { type Subnet, subnetPrefix } from '../subnet/subnet-key.js'
+import { subnetPrefix } from '../subnet/subnet-key.js'
 import type {
   Backend,
   BackendContext,
@@ -48,8 +48,17 @@ export function planUdp(context: BackendContext): BackendPlan {
   return {
     leaseType: '',
     overlayMtu,
-    start: async subnet =>
-      await UdpBackend.start({ ...context, ...options, address, overlayMtu }, subnet),
+    start: async subnet => {
+      const own = subnetPrefix(subnet, 4)
+      if (own === undefined) throw new TypeError('the udp backend needs an IPv4 subnet')
+      return await UdpBackend.start({
+        ...context,
+        ...options,
+        address,
+        overlayMtu,
+        subnet: own,
+      })
+    },
   }
 }
 
@@ -75,27 +84,26 @@ export interface UdpContext extends BackendContext {
   readonly address: Address
   readonly port: number
   readonly overlayMtu: number
+  /** Of this host. */
+  readonly subnet: Prefix
 }
 
 class UdpBackend implements Backend {
   readonly #context: UdpContext
-  readonly #subnet: Prefix
   readonly #path: PathProcess
 
-  private constructor(context: UdpContext, subnet: Prefix, path: PathProcess) {
+  private constructor(context: UdpContext, path: PathProcess) {
     this.#context = context
-    this.#subnet = subnet
     this.#path = path
   }
 
-  static async start(context: UdpContext, subnet: Subnet): Promise<Backend> {
-    const own = subnetPrefix(subnet, 4)
-    if (own === undefined) throw new TypeError('the udp backend needs an IPv4 subnet')
+  static async start(context: UdpContext): Promise<Backend> {
     const path = await openPathProcess(context)
-    const backend = new UdpBackend(context, own, path)
+    const backend = new UdpBackend(context, path)
     try {
       await backend.#configureDevice()
-      await backend.apply([])
+      // A path that was taken over goes on with the remotes it has until they are listed.
+      if (!path.wasTakenOver) await backend.apply([])
     } catch (error) {
       await backend.close('end')
       throw error
@@ -109,7 +117,7 @@ class UdpBackend implements Backend {
 
   /** Every line may be repeated; the kernel keeps what is there already. */
   async #configureDevice(): Promise<void> {
-    const { network, overlayMtu } = this.#context
+    const { network, overlayMtu, subnet } = this.#context
     const { device } = this
     // ICMP errors go back into the TUN from its own address, which is a martian without this.
     await writeSysctl(`net/ipv4/conf/${device}/accept_local`, '1')
@@ -117,7 +125,7 @@ class UdpBackend implements Backend {
       await batch([
         // No router solicitations of the kernel's on a device that carries IPv4 alone.
         `link set dev ${device} addrgenmode none`,
-        `address replace ${formatAddress(baseAddress(this.#subnet))}/32 dev ${device}`,
+        `address replace ${formatAddress(baseAddress(subnet))}/32 dev ${device}`,
         `link set dev ${device} mtu ${overlayMtu} up`,
         `route replace ${formatPrefix(network)} dev ${device} proto ${ROUTE_PROTOCOL} scope global`,
       ])
@@ -138,12 +146,12 @@ class UdpBackend implements Backend {
   }
 
   #forwardingState(remotes: readonly Remote[]): ForwardingState {
-    const { network, port, verify } = this.#context
+    const { network, port, verify, subnet } = this.#context
     return {
       network: toUint32(network.network),
       networkLength: network.length,
-      subnet: toUint32(this.#subnet.network),
-      subnetLength: this.#subnet.length,
+      subnet: toUint32(subnet.network),
+      subnetLength: subnet.length,
       verify,
       hops: remotes.flatMap(remote => toNextHop(remote, port)),
     }

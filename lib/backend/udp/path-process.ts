@@ -41,6 +41,8 @@ const MIN_SLOT = 2048
 interface Purpose {
   readonly device: string
   readonly network: string
+  /** A host that got another subnet must not go on sending from the one it had. */
+  readonly subnet: string
   readonly listen: string
   readonly slotSize: number
 }
@@ -69,10 +71,11 @@ function socketPath({ runDir }: UdpContext): string {
 }
 
 function purposeOf(context: UdpContext, device: string): Purpose {
-  const { network, address, port, overlayMtu } = context
+  const { network, subnet, address, port, overlayMtu } = context
   return {
     device,
     network: formatPrefix(network),
+    subnet: formatPrefix(subnet),
     listen: `${formatAddress(address)}:${port}`,
     slotSize: Math.max(MIN_SLOT, Math.ceil(overlayMtu / 64) * 64 + 64),
   }
@@ -189,6 +192,8 @@ interface RunningPath {
 
 /** The packet path, kept running: what it was told last is told to its successor. */
 export class PathProcess {
+  /** A former daemon started it, and told it where the remotes are. */
+  readonly wasTakenOver: boolean
   readonly #context: UdpContext
   readonly #log: Logger
   #running: RunningPath | undefined
@@ -203,6 +208,7 @@ export class PathProcess {
     this.#context = context
     this.#log = context.log
     this.#running = running
+    this.wasTakenOver = running !== undefined
   }
 
   get device(): string {
