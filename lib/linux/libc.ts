@@ -52,6 +52,18 @@ export const setsockopt = libc.func(
 export const send = libc.func(
   'intptr_t send(int fd, const void *bytes, size_t length, int flags)',
 ) as Fn<[fd: number, bytes: Memory, length: number, flags: number]>
+export const sendto = libc.func(
+  'intptr_t sendto(int fd, const void *bytes, size_t length, int flags, const void *address, unsigned int addressLength)',
+) as Fn<
+  [
+    fd: number,
+    bytes: Memory,
+    length: number,
+    flags: number,
+    address: Memory,
+    addressLength: number,
+  ]
+>
 export const recvmmsg = libc.func(
   'int recvmmsg(int fd, void *messages, unsigned int count, int flags, void *timeout)',
 ) as Fn<[fd: number, messages: Memory, count: number, flags: number, timeout: null]>
