@@ -34,6 +34,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'make the Docker options from the subnet file (mk-docker-opts.sh)',
     load: async () => (await import('./flannelctl/docker-opts.js')).dockerOptsCommand,
   },
+  lab: {
+    summary: 'build a network of hosts on this machine, to try and to learn',
+    load: async () => (await import('./flannelctl/lab.js')).labCommand,
+  },
 }
 
 process.exitCode = await main(process.argv.slice(2))

@@ -45,11 +45,7 @@ interface LabArguments {
   readonly network: string
 }
 
-export const labCommand: Command = {
-  name: 'lab',
-  summary: 'build a network of hosts on this machine, to try and to learn',
-  run: runLab,
-}
+export const labCommand: Command = { run: runLab }
 
 /** Returns the exit code. */
 export async function runLab(args: readonly string[]): Promise<number> {
