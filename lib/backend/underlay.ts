@@ -53,18 +53,28 @@ export interface HostNetwork {
   readonly reach?: { readonly device: string; readonly source: string | undefined }
 }
 
+/** Throws ERR_UNDERLAY when ip(8) is missing or cannot be understood. */
 export async function readHostNetwork(ifaceCanReach = ''): Promise<HostNetwork> {
-  const [links, routes4, routes6] = await Promise.all([
-    listLinks(),
-    listRoutes(4),
-    listRoutes(6),
-  ])
-  const routes = [...routes4, ...routes6]
+  const [links, routes] = await readKernel()
   if (ifaceCanReach === '') return { links, routes }
   try {
     return { links, routes, reach: await routeTo(ifaceCanReach) }
   } catch {
     return { links, routes } // chooseUnderlay says that nothing reaches it
+  }
+}
+
+async function readKernel(): Promise<[links: Link[], routes: Route[]]> {
+  try {
+    const [links, ...routes] = await Promise.all([
+      listLinks(),
+      listRoutes(4),
+      listRoutes(6),
+    ])
+    return [links, routes.flat()]
+  } catch (cause) {
+    const message = `cannot read the links and routes of this host: ${(cause as Error).message}`
+    throw new BackendError('ERR_UNDERLAY', message, { cause })
   }
 }
 

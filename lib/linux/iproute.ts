@@ -30,6 +30,7 @@ const linkSchema = z.looseObject({
 
 const nextHopSchema = z.looseObject({
   gateway: z.string().optional(),
+  via: z.looseObject({ host: z.string() }).optional(),
   dev: z.string().optional(),
 })
 
@@ -91,8 +92,12 @@ export interface Route {
 
 /** Every link with its addresses. */
 export async function listLinks(): Promise<Link[]> {
-  const links = z.array(linkSchema).parse(await ipJson(['-details', 'address', 'show']))
-  return links.map(link => ({
+  return parseLinks(await ipJson(['-details', 'address', 'show']))
+}
+
+/** Reads what `ip -json -details address show` prints. Throws SyntaxError. */
+export function parseLinks(text: string): Link[] {
+  return parseJson(text, z.array(linkSchema)).map(link => ({
     index: link.ifindex,
     name: link.ifname,
     mtu: link.mtu,
@@ -125,15 +130,21 @@ function readAddress(value: unknown): LinkAddress[] {
 
 /** The routes of the main table. */
 export async function listRoutes(family: IpFamily): Promise<Route[]> {
-  const routes = z.array(routeSchema).parse(await ipJson([`-${family}`, 'route', 'show']))
-  return routes.map(route => toRoute(route, family))
+  return parseRoutes(await ipJson([`-${family}`, 'route', 'show']), family)
+}
+
+/** Reads what `ip -json route show` prints. Throws SyntaxError. */
+export function parseRoutes(text: string, family: IpFamily): Route[] {
+  return parseJson(text, z.array(routeSchema)).map(route => toRoute(route, family))
 }
 
 function toRoute(route: z.infer<typeof routeSchema>, family: IpFamily): Route {
   const gateway = route.gateway ?? route.via?.host
   const single = route.dev === undefined ? [] : [{ device: route.dev, gateway }]
   const several = route.nexthops.flatMap(hop =>
-    hop.dev === undefined ? [] : [{ device: hop.dev, gateway: hop.gateway }],
+    hop.dev === undefined
+      ? []
+      : [{ device: hop.dev, gateway: hop.gateway ?? hop.via?.host }],
   )
   return {
     destination: withLength(route.dst, family),
@@ -156,7 +167,8 @@ function withLength(destination: string, family: IpFamily): string {
 export async function routeTo(
   address: string,
 ): Promise<NextHopDevice & { readonly source: string | undefined }> {
-  const [route] = z.array(routeSchema).parse(await ipJson(['route', 'get', address]))
+  const text = await ipJson(['route', 'get', address])
+  const [route] = parseJson(text, z.array(routeSchema))
   if (route?.dev === undefined) throw new Error(`there is no route to ${address}`)
   return {
     device: route.dev,
@@ -231,11 +243,23 @@ function missing(): Error {
   return new Error('the program ip is not installed; install the package iproute2')
 }
 
-async function ipJson(args: readonly string[]): Promise<unknown> {
+async function ipJson(args: readonly string[]): Promise<string> {
   try {
-    const text = await run('ip', ['-json', ...args])
-    return text.trim() === '' ? [] : JSON.parse(text)
+    return await run('ip', ['-json', ...args])
   } catch (error) {
     throw explain(error)
+  }
+}
+
+/** iproute2 prints nothing at all where an empty list is meant. */
+function parseJson<Schema extends z.ZodType>(
+  text: string,
+  schema: Schema,
+): z.output<Schema> {
+  try {
+    return schema.parse(text.trim() === '' ? [] : JSON.parse(text))
+  } catch (cause) {
+    const why = cause instanceof z.ZodError ? z.prettifyError(cause) : String(cause)
+    throw new SyntaxError(`cannot read what ip(8) printed: ${why}`, { cause })
   }
 }

@@ -1,4 +1,5 @@
-import { spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
 
 /** Children get nothing of our environment but a path and the plain locale their output is read in. */
 const CLEAN_ENVIRONMENT = {
@@ -11,7 +12,15 @@ export interface RunOptions {
   readonly input?: string
   /** Milliseconds until the command is killed. */
   readonly timeoutMs?: number
+  /** Bytes of output, both streams together, at which the command is killed. */
+  readonly maxOutput?: number
 }
+
+/** The routes of a full Internet table are about 150 MB of JSON. */
+const MAX_OUTPUT = 256 << 20
+
+/** Longest part of a command's complaint that goes into an error. */
+const MAX_COMPLAINT = 2000
 
 /** A command that could not be started, failed, or took too long. */
 export class CommandError extends Error {
@@ -43,40 +52,67 @@ export class CommandError extends Error {
 export async function run(
   program: string,
   args: readonly string[],
-  { input = '', timeoutMs = 10_000 }: RunOptions = {},
+  { input = '', timeoutMs = 10_000, maxOutput = MAX_OUTPUT }: RunOptions = {},
 ): Promise<string> {
-  const child = spawn(program, args, { env: CLEAN_ENVIRONMENT, stdio: 'pipe' })
   const line = [program, ...args].join(' ')
-  let stdout = ''
-  let stderr = ''
-  child.stdout.setEncoding('utf8').on('data', (chunk: string) => (stdout += chunk))
-  child.stderr.setEncoding('utf8').on('data', (chunk: string) => (stderr += chunk))
+  const child = spawn(program, args, { env: CLEAN_ENVIRONMENT, stdio: 'pipe' })
+  // Not started: there may be no pipes either.
+  if (child.pid === undefined) throw await startFailure(child, line)
+  const stdout: Buffer[] = []
+  const stderr: Buffer[] = []
   // A command that exits without reading its input closes the pipe: its exit code tells more.
   child.stdin.on('error', () => undefined)
   child.stdin.end(input)
 
   return await new Promise((resolve, reject) => {
-    let timedOut = false
-    const timer = setTimeout(() => {
-      timedOut = true
-      child.kill('SIGKILL')
-    }, timeoutMs)
-    child.on('error', (error: NodeJS.ErrnoException) => {
+    const settle = (exitCode: number | null, why: string | undefined): void => {
       clearTimeout(timer)
-      reject(
-        new CommandError(`cannot run ${line}: ${error.message}`, { code: error.code }),
-      )
-    })
-    child.on('close', exitCode => {
-      clearTimeout(timer)
-      if (exitCode === 0) {
-        resolve(stdout)
-        return
+      const output = Buffer.concat(stdout).toString()
+      const complaint = Buffer.concat(stderr).toString()
+      if (why === undefined) resolve(output)
+      else {
+        const result = { exitCode, stdout: output, stderr: complaint }
+        reject(new CommandError(`${line} ${why}`, result))
       }
-      const why = timedOut
-        ? `gave no answer in ${timeoutMs} ms`
-        : `failed with exit code ${exitCode ?? 'none'}: ${stderr.trim() || 'no message'}`
-      reject(new CommandError(`${line} ${why}`, { exitCode, stdout, stderr }))
+    }
+    const giveUp = (why: string): void => {
+      child.kill('SIGKILL')
+      // What the command started may hold the pipes open for ever.
+      child.stdout.destroy()
+      child.stderr.destroy()
+      settle(null, why)
+    }
+    const timer = setTimeout(() => {
+      giveUp(`gave no answer in ${timeoutMs} ms`)
+    }, timeoutMs)
+    let size = 0
+    const collect = (chunks: Buffer[]) => (chunk: Buffer) => {
+      chunks.push(chunk)
+      size += chunk.length
+      if (size > maxOutput) giveUp(`printed more than ${maxOutput} bytes`)
+    }
+    child.stdout.on('data', collect(stdout))
+    child.stderr.on('data', collect(stderr))
+    child.on('close', (exitCode, signal) => {
+      if (exitCode === 0) settle(0, undefined)
+      else settle(exitCode, explain(exitCode, signal, Buffer.concat(stderr).toString()))
     })
   })
+}
+
+async function startFailure(child: ChildProcess, line: string): Promise<CommandError> {
+  const [error] = (await once(child, 'error')) as [NodeJS.ErrnoException]
+  return new CommandError(`cannot run ${line}: ${error.message}`, { code: error.code })
+}
+
+function explain(
+  exitCode: number | null,
+  signal: NodeJS.Signals | null,
+  stderr: string,
+): string {
+  const end =
+    exitCode === null
+      ? `was ended by ${signal ?? 'a signal'}`
+      : `failed with exit code ${exitCode}`
+  return `${end}: ${stderr.trim().slice(0, MAX_COMPLAINT) || 'no message'}`
 }
