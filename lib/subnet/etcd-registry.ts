@@ -16,14 +16,15 @@ import {
   castEtcdError,
   openEtcdClient,
 } from './etcd-client.js'
-import type {
-  Change,
-  Entry,
-  Guard,
-  Outcome,
-  Registry,
-  Snapshot,
-  Write,
+import {
+  type Change,
+  type Entry,
+  type Guard,
+  type Outcome,
+  type Registry,
+  type Snapshot,
+  type Write,
+  revisionOf,
 } from './registry.js'
 
 /**
@@ -115,7 +116,7 @@ export class EtcdRegistry implements Registry {
         create_request: {
           key: Buffer.from(prefix),
           range_end: endOfPrefix(prefix),
-          start_revision: String(from),
+          start_revision: String(startRevision(from)),
         },
       })
       for await (const response of asIterable(stream)) {
@@ -215,6 +216,15 @@ function toRequest(write: Write): IRequestOp {
   }
 }
 
+/**
+ * One before `from`, a change that the caller has seen. etcd takes a watch from
+ * exactly the revision of the compaction, although that cut may have removed a
+ * deletion made there (etcd-io/etcd#18089); it refuses one from before it.
+ */
+function startRevision(from: bigint): bigint {
+  return from > 1n ? from - 1n : from
+}
+
 function readWatchResponse(response: IWatchResponse, from: bigint): Change[] {
   if (response.canceled) {
     if (response.compact_revision !== '0') {
@@ -232,11 +242,13 @@ function readWatchResponse(response: IWatchResponse, from: bigint): Change[] {
       `etcd is at revision ${revision} and was at ${from - 1n}: it was wiped or restored`,
     )
   }
-  return response.events.map(({ type, kv }) =>
-    type === 'Put'
-      ? { kind: 'put', entry: toEntry(kv) }
-      : { kind: 'delete', key: kv.key.toString(), modRevision: BigInt(kv.mod_revision) },
-  )
+  return response.events.map(toChange).filter(change => revisionOf(change) >= from)
+}
+
+function toChange({ type, kv }: IWatchResponse['events'][number]): Change {
+  return type === 'Put'
+    ? { kind: 'put', entry: toEntry(kv) }
+    : { kind: 'delete', key: kv.key.toString(), modRevision: BigInt(kv.mod_revision) }
 }
 
 /** etcd3's stream type leaves out what every duplex stream of gRPC is. */

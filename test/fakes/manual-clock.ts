@@ -1,0 +1,145 @@
+import type { Clock } from '../../lib/subnet/clock.js'
+
+interface Sleeper {
+  readonly due: number
+  readonly wake: () => void
+}
+
+/**
+ * A clock that stands still until the test moves it. Sleepers wake one by one,
+ * in the order of their time and then of their coming, and everything that one
+ * of them sets off has come to rest before the next one wakes: a run is the same
+ * every time.
+ */
+export class ManualClock implements Clock {
+  #now: number
+  #sleepers: Sleeper[] = []
+  readonly #random: () => number
+
+  constructor({ now = 1_000_000, seed = 1 } = {}) {
+    this.#now = now
+    this.#random = mulberry32(seed)
+  }
+
+  now(): number {
+    return this.#now
+  }
+
+  random(): number {
+    return this.#random()
+  }
+
+  async sleep(ms: number, signal?: AbortSignal): Promise<void> {
+    if (ms <= 0 || signal?.aborted === true) return
+    await new Promise<void>(resolve => {
+      const wake = (): void => {
+        signal?.removeEventListener('abort', wake)
+        this.#sleepers = this.#sleepers.filter(other => other !== sleeper)
+        resolve()
+      }
+      const sleeper: Sleeper = { due: this.#now + ms, wake }
+      this.#sleepers.push(sleeper)
+      signal?.addEventListener('abort', wake)
+    })
+  }
+
+  /** How many sleep now: 0 when nothing is left open. */
+  get sleeping(): number {
+    return this.#sleepers.length
+  }
+
+  /** Lets everything run that does not wait for time. */
+  async settle(): Promise<void> {
+    await new Promise(resolve => setImmediate(resolve))
+  }
+
+  /** Lets `ms` pass. */
+  async advance(ms: number): Promise<void> {
+    const end = this.#now + ms
+    await this.settle()
+    for (let next = this.#next(); next !== undefined && next.due <= end;) {
+      this.#now = next.due
+      next.wake()
+      await this.settle()
+      next = this.#next()
+    }
+    this.#now = end
+  }
+
+  /** Lets time pass until `promise` settles; throws when that takes longer than `limitMs`. */
+  async until<T>(promise: Promise<T>, limitMs = 3_600_000): Promise<T> {
+    const end = this.#now + limitMs
+    const state = { settled: false }
+    const watched = promise.finally(() => {
+      state.settled = true
+    })
+    watched.catch(() => undefined)
+    await this.settle()
+    while (!state.settled) {
+      const next = this.#next()
+      if (next === undefined) throw new Error('nobody sleeps, so time changes nothing')
+      if (next.due > end) throw new Error(`nothing happened within ${limitMs} ms`)
+      await this.advance(next.due - this.#now)
+    }
+    return await watched
+  }
+
+  #next(): Sleeper | undefined {
+    let first: Sleeper | undefined
+    for (const sleeper of this.#sleepers) {
+      if (first === undefined || sleeper.due < first.due) first = sleeper
+    }
+    return first
+  }
+}
+
+/**
+ * One host's view of the common time. A suspended host sees nothing and does
+ * nothing: what came due meanwhile happens when it resumes.
+ */
+export class HostClock implements Clock {
+  readonly #clock: Clock
+  #awake = Promise.resolve()
+  #resume: (() => void) | undefined
+
+  constructor(clock: Clock) {
+    this.#clock = clock
+  }
+
+  now(): number {
+    return this.#clock.now()
+  }
+
+  random(): number {
+    return this.#clock.random()
+  }
+
+  async sleep(ms: number, signal?: AbortSignal): Promise<void> {
+    await this.#awake
+    await this.#clock.sleep(ms, signal)
+    await this.#awake
+  }
+
+  suspend(): void {
+    if (this.#resume !== undefined) return
+    this.#awake = new Promise(resolve => {
+      this.#resume = resolve
+    })
+  }
+
+  resume(): void {
+    this.#resume?.()
+    this.#resume = undefined
+  }
+}
+
+/** A small random number generator with a seed (Tommy Ettinger's mulberry32). */
+function mulberry32(seed: number): () => number {
+  let state = seed >>> 0
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
+  }
+}
