@@ -89,6 +89,11 @@ export class LabDaemon {
     return await this.#running().end(signal)
   }
 
+  /** Ends it without a word; its packet path goes on. */
+  async close(): Promise<void> {
+    await this.#process?.end('SIGKILL')
+  }
+
   /** What it says about itself on its status socket. Rejects when nobody answers. */
   async status(): Promise<DaemonStatus> {
     const status = await askDaemon(this.#flags)

@@ -43,6 +43,11 @@ export class LabEtcd {
     await this.#process?.end('SIGTERM')
   }
 
+  /** Ends it without a word. */
+  async close(): Promise<void> {
+    await this.#process?.end('SIGKILL')
+  }
+
   /** Runs etcdctl against it and resolves with what it prints. Throws CommandError. */
   async ctl(...args: readonly string[]): Promise<string> {
     const command = [

@@ -59,6 +59,7 @@ export class LabHost extends LabNode {
   readonly daemon: LabDaemon
   readonly #options: LabHostOptions
   readonly #directory: string
+  readonly #daemons: LabDaemon[] = []
   #container: LabContainer | undefined
 
   private constructor(options: LabHostOptions) {
@@ -95,7 +96,15 @@ export class LabHost extends LabNode {
   ): LabDaemon {
     const { outlive } = this.#options
     const { namespace } = this
-    return new LabDaemon({ namespace, directory: this.#directory, outlive, ...options })
+    const directory = this.#directory
+    const daemon = new LabDaemon({ namespace, directory, outlive, ...options })
+    this.#daemons.push(daemon)
+    return daemon
+  }
+
+  /** Ends its daemons; the rest goes with the namespace. */
+  async close(): Promise<void> {
+    await Promise.all(this.#daemons.map(daemon => daemon.close()))
   }
 
   get container(): LabContainer {

@@ -166,6 +166,8 @@ export class Lab {
 
   /** Removes every trace of the lab. */
   async close(): Promise<void> {
+    // One that is just starting is in no namespace yet: it is ended by its own number.
+    await Promise.all([this.etcd.close(), ...this.hosts.map(host => host.close())])
     await removeLab(this.#place)
     this.#lock.release()
   }

@@ -70,6 +70,7 @@ export class LabProcess {
 
   /** Sends a signal and waits for the end that it brings. */
   async end(signal: NodeJS.Signals): Promise<Exit> {
+    this.#child.ref()
     if (this.#exit === undefined) this.#child.kill(signal)
     return await this.exited
   }

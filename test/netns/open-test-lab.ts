@@ -1,0 +1,77 @@
+import type { Test } from 'tap'
+import type { LabHost } from '../../cmd/flannelctl/lab/host.js'
+import { type Lab, type LabOptions, openLab } from '../../cmd/flannelctl/lab/lab.js'
+import { type RunningPing, startPing } from '../../cmd/flannelctl/lab/ping.js'
+import { until } from '../../cmd/flannelctl/lab/until.js'
+
+/** Ten times what these machines need when nothing else runs on them. */
+export const DEADLINE_MS = 20_000
+
+/** A lab that goes away with the test file. Its name is the file's own. */
+export async function openTestLab(
+  t: Test,
+  options: LabOptions & { readonly name: string },
+): Promise<Lab> {
+  const lab = await openLab(options)
+  t.teardown(async () => {
+    await lab.close()
+  })
+  return lab
+}
+
+/** Waits until a check says true. */
+export async function happens(
+  what: string,
+  check: () => Promise<boolean> | boolean,
+): Promise<void> {
+  await until(what, DEADLINE_MS, async () => ((await check()) ? true : undefined))
+}
+
+/** Steady traffic from one host's container to another's, flowing when this resolves. */
+export async function startTraffic(from: LabHost, to: LabHost): Promise<RunningPing> {
+  const [first] = await from.container.ping([to.container.address])
+  if (first?.received !== 1)
+    throw new Error(`${from.name} does not reach ${to.name}: ${JSON.stringify(first)}`)
+  return startPing(from.container.namespace, [to.container.address], {
+    count: 1_000_000,
+    intervalMs: 5,
+  })
+}
+
+/** Ends the traffic and says how many packets it sent and how many were lost. */
+export async function stopTraffic(
+  traffic: RunningPing,
+): Promise<{ sent: number; lost: number }> {
+  const [result] = await traffic.stop()
+  if (result === undefined) throw new Error('no traffic')
+  return { sent: result.sent, lost: result.sent - result.received }
+}
+
+/** What a daemon's status says about its packet path. */
+export interface PathStatus {
+  readonly pid: number
+  readonly traffic: Readonly<Record<string, number>>
+  readonly drops: Readonly<Record<string, number>>
+  readonly offenders: readonly Readonly<Record<string, unknown>>[]
+}
+
+export async function pathOf(host: LabHost): Promise<PathStatus> {
+  const { backend } = await host.daemon.status()
+  return (backend as unknown as { path: PathStatus }).path
+}
+
+/** The subnet that a host's daemon holds: 10.5.72.0/24. */
+export async function subnetOf(host: LabHost): Promise<string> {
+  const { lease } = await host.daemon.status()
+  if (lease === undefined) throw new Error(`${host.name} holds no lease`)
+  return lease.subnet
+}
+
+/** True while a process runs. */
+export function isRunning(pid: number): boolean {
+  try {
+    return process.kill(pid, 0)
+  } catch {
+    return false
+  }
+}

@@ -1,0 +1,284 @@
+/**
+ * The udp backend as operators meet it: three hosts, each a network namespace
+ * with a flanneld and a container, one etcd between them. The tests run in this
+ * order on one network, and each leaves it whole.
+ */
+import { readFile, stat } from 'node:fs/promises'
+import t from 'tap'
+import type { LabHost } from '../../cmd/flannelctl/lab/host.js'
+import { runInside } from '../../cmd/flannelctl/lab/namespaces.js'
+import type { PingOptions, PingResult } from '../../cmd/flannelctl/lab/ping.js'
+import { measureTcp } from '../../cmd/flannelctl/lab/throughput.js'
+import { underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
+import { ipv4Packet } from '../helpers/packets.js'
+import { referenceChecksum } from '../reference/checksum.js'
+import {
+  happens,
+  isRunning,
+  openTestLab,
+  pathOf,
+  startTraffic,
+  stopTraffic,
+  subnetOf,
+} from './open-test-lab.js'
+
+const SUBNETS = '/coreos.com/network/subnets'
+
+/** The underlay's 1500 less an IPv4 and a UDP header. */
+const MTU = 1472
+
+const lab = await openTestLab(t, { name: 't-udp', hosts: 3 })
+const [one, two, three] = [lab.host(1), lab.host(2), lab.host(3)]
+
+/** Pings from every container to all the others, and returns what each missed. */
+async function unreached(options: PingOptions): Promise<PingResult[]> {
+  const addresses = lab.hosts.map(host => host.container.address)
+  const results = await Promise.all(
+    lab.hosts.map(host => host.container.ping(addresses, options)),
+  )
+  return results.flat().filter(({ sent, received }) => received < sent)
+}
+
+t.test('every container reaches every other', async t => {
+  const missed = await unreached({ count: 3, intervalMs: 20 })
+
+  t.same(missed, [])
+})
+
+t.test('a packet of exactly the MTU passes whole', async t => {
+  const missed = await unreached({ packetBytes: MTU, dontFragment: true })
+
+  t.same(missed, [])
+})
+
+t.test('a packet one byte longer is refused to its sender', async t => {
+  const options = { packetBytes: MTU + 1, dontFragment: true }
+
+  const [fromContainer] = await one.container.ping([two.container.address], options)
+  const [fromHost] = await one.ping([two.container.address], options)
+
+  t.match(fromContainer, { received: 0, errors: ['not sent: EMSGSIZE'] })
+  t.match(fromHost, { received: 0, errors: ['not sent: EMSGSIZE'] })
+})
+
+t.test('a packet longer than the MTU that may be fragmented arrives', async t => {
+  const missed = await unreached({ packetBytes: 4000 })
+
+  t.same(missed, [])
+})
+
+t.test('containers talk TCP to each other', async t => {
+  const { tool, bitsPerSecond } = await measureTcp(one.container, two.container, 1)
+
+  t.comment(`${tool}: ${(bitsPerSecond / 1e6).toFixed(0)} Mbit/s`)
+  t.ok(bitsPerSecond > 10e6, 'faster than any broken path')
+})
+
+t.test('a host reaches a remote container, and the container the host', async t => {
+  const [there] = await one.ping([two.container.address])
+  const bridge = (await one.daemon.environment()).get('FLANNEL_SUBNET') ?? ''
+  const [back] = await two.container.ping([bridge.replace(/\/\d+$/, '')])
+
+  t.equal(there?.received, 1)
+  t.equal(back?.received, 1)
+})
+
+t.test('a container hears that a subnet nobody leases is unreachable', async t => {
+  const leased = new Set(await Promise.all(lab.hosts.map(subnetOf)))
+  const free = Array.from({ length: 256 }, (_, index) => `10.5.${index}`).find(
+    start => !leased.has(`${start}.0/24`),
+  )
+
+  const [result] = await one.container.ping([`${free}.2`])
+
+  const router = (await subnetOf(one)).replace(/\/\d+$/, '')
+  t.same(result?.errors, [`${router}: net unreachable`])
+})
+
+t.test("etcd holds flannel's keys and values, and nothing else", async t => {
+  const hosts = await Promise.all(
+    lab.hosts.map(async host => {
+      const { lease } = await host.daemon.status()
+      const hostId = lease?.record.HostID ?? ''
+      t.match(hostId, /^[0-9a-f]{16}$/)
+      return {
+        key: `${SUBNETS}/${(await subnetOf(host)).replace('/', '-')}`,
+        value: `{"PublicIP":"${host.address}","PublicIPv6":null,"HostID":"${hostId}"}`,
+      }
+    }),
+  )
+
+  const text = await lab.etcd.ctl('get', '--prefix', SUBNETS)
+  const json = await lab.etcd.ctl('get', '--prefix', SUBNETS, '--write-out=json')
+
+  const expected = hosts.map(({ key, value }) => `${key}\n${value}\n`).sort()
+  t.equal(text, expected.join(''))
+  // A lease is longer than a double is exact, so its digits are read as text.
+  const leases = [...json.matchAll(/"lease":(\d+)/g)].map(([, id = '']) => id)
+  t.equal(new Set(leases).size, lab.hosts.length, 'every key has a lease of its own')
+  const id = BigInt(leases[0] ?? 0).toString(16)
+  const lease = await lab.etcd.ctl('lease', 'timetolive', id)
+  t.match(lease, /granted with TTL\(86400s\)/)
+})
+
+t.test("subnet.env is flannel's, byte for byte", async t => {
+  const text = await readFile(one.daemon.subnetFile, 'utf8')
+  const { mode } = await stat(one.daemon.subnetFile)
+
+  t.equal(
+    text,
+    [
+      'FLANNEL_NETWORK=10.5.0.0/16',
+      `FLANNEL_SUBNET=${(await subnetOf(one)).replace('.0/', '.1/')}`,
+      `FLANNEL_MTU=${MTU}`,
+      'FLANNEL_IPMASQ=false\n',
+    ].join('\n'),
+  )
+  t.equal(mode & 0o777, 0o644, 'readable for every container runtime')
+})
+
+/** An echo request to a container, as the payload of a datagram between hosts. */
+function echoRequest(source: string, destination: string): Buffer {
+  const payload = Buffer.alloc(8)
+  payload[0] = 8
+  payload.writeUInt16BE(referenceChecksum(payload), 2)
+  return Buffer.from(ipv4Packet({ source, destination, payload, protocol: 1 }))
+}
+
+const SEND = `
+const socket = require('node:dgram').createSocket('udp4')
+const [packet, address] = process.argv.slice(1)
+socket.send(Buffer.from(packet, 'hex'), 8285, address, () => socket.close())`
+
+async function sendFrom(namespace: string, to: LabHost, packet: Buffer): Promise<void> {
+  const command = [process.execPath, '-e', SEND, packet.toString('hex'), to.address]
+  await runInside(namespace, command)
+}
+
+/** How many echo requests the container of a host was asked. */
+async function echoesSeen(host: LabHost): Promise<number> {
+  const text = await host.container.run(['cat', '/proc/net/snmp'])
+  const [names = [], values = []] = text
+    .split('\n')
+    .filter(line => line.startsWith('Icmp:'))
+    .map(line => line.split(' '))
+  return Number(values[names.indexOf('InEchos')])
+}
+
+t.test('a packet that its sender may not send is dropped and counted', async t => {
+  const [source, forged] = [three.container.address, two.container.address]
+  const destination = one.container.address
+  const before = await echoesSeen(one)
+
+  await sendFrom(three.namespace, one, echoRequest(forged, destination))
+  await sendFrom(underlayNamespace(lab.name), one, echoRequest(source, destination))
+  await sendFrom(three.namespace, one, echoRequest(source, destination))
+
+  await happens('the honest packet arrives', async () => (await echoesSeen(one)) > before)
+  const { drops, offenders } = await pathOf(one)
+  t.equal(await echoesSeen(one), before + 1, 'and only the honest one')
+  t.match(drops, { wrongSource: 1, unknownSender: 1 })
+  t.match(offenders, [
+    { reason: 'wrongSource', outer: three.address, inner: forged, count: 1 },
+    { reason: 'unknownSender', outer: '192.168.77.1', inner: source, count: 1 },
+  ])
+})
+
+t.test('a host that joins is reachable from everywhere within seconds', async t => {
+  const four = await lab.addHost()
+
+  await happens('everybody reaches everybody', async () => {
+    const missed = await unreached({ timeoutMs: 500 })
+    return missed.length === 0
+  })
+  t.equal(lab.hosts.at(-1), four)
+})
+
+t.test('a daemon killed -9 comes back to its subnet, and no packet is lost', async t => {
+  const [subnet, path] = [await subnetOf(two), await pathOf(two)]
+  const traffic = await startTraffic(one, two)
+
+  await two.daemon.kill('SIGKILL')
+  await two.daemon.start()
+
+  t.equal(await subnetOf(two), subnet)
+  t.equal((await pathOf(two)).pid, path.pid, 'the packet path was taken over')
+  const { sent, lost } = await stopTraffic(traffic)
+  t.equal(lost, 0, `of ${sent} packets`)
+})
+
+for (const [host, origin] of [
+  [three, 'that the daemon started'],
+  [two, 'that was taken over from an earlier daemon'],
+] as const) {
+  t.test(`a packet path ${origin} is replaced when it is killed -9`, async t => {
+    const { pid } = await pathOf(host)
+    const subnet = await subnetOf(host)
+
+    process.kill(pid, 'SIGKILL')
+
+    await happens('the container is reachable again', async () => {
+      const [result] = await one.container.ping([host.container.address], {
+        timeoutMs: 200,
+      })
+      return result?.received === 1
+    })
+    const path = await pathOf(host)
+    t.not(path.pid, pid)
+    t.ok(isRunning(path.pid))
+    t.equal(await subnetOf(host), subnet)
+    t.same(await unreached({}), [])
+  })
+}
+
+t.test('SIGTERM ends the daemon with 0, and packets go on', async t => {
+  const { pid } = await pathOf(two)
+  const traffic = await startTraffic(one, two)
+
+  const exit = await two.daemon.kill('SIGTERM')
+  const missed = await unreached({})
+  await two.daemon.start()
+
+  t.same(exit, { exitCode: 0, signal: null })
+  t.same(missed, [], 'without a daemon')
+  t.equal((await pathOf(two)).pid, pid)
+  const { sent, lost } = await stopTraffic(traffic)
+  t.equal(lost, 0, `of ${sent} packets`)
+})
+
+t.test('SIGINT ends the daemon with 0, and its packet path and device', async t => {
+  const { pid } = await pathOf(two)
+  const subnet = await subnetOf(two)
+
+  const exit = await two.daemon.kill('SIGINT')
+
+  t.same(exit, { exitCode: 0, signal: null })
+  await happens('the packet path ends', () => !isRunning(pid))
+  t.notMatch(await two.run(['ip', 'route', 'show']), /flannel0/)
+  const [result] = await two.container.ping([one.container.address])
+  t.match(result?.errors, [/: net unreachable$/], 'containers are told')
+
+  await two.daemon.start()
+  t.equal(await subnetOf(two), subnet, 'the lease was kept for it')
+  t.same(await unreached({}), [])
+})
+
+t.test('without etcd packets go on, the daemons say so, and they recover', async t => {
+  const traffic = await startTraffic(one, two)
+
+  await lab.etcd.stop()
+  await happens('every daemon says that etcd is away', async () => {
+    const states = await Promise.all(lab.hosts.map(host => host.daemon.status()))
+    return states.every(({ etcdReachable }) => !etcdReachable)
+  })
+  t.same(await unreached({}), [])
+
+  await lab.etcd.start()
+  await happens('every daemon says that etcd is back', async () => {
+    const states = await Promise.all(lab.hosts.map(host => host.daemon.status()))
+    return states.every(({ etcdReachable }) => etcdReachable)
+  })
+  t.same(await unreached({}), [])
+  const { sent, lost } = await stopTraffic(traffic)
+  t.equal(lost, 0, `of ${sent} packets`)
+})
