@@ -42,6 +42,7 @@ const statusSchema = z.looseObject({
   waitingFor: z.string().optional(),
   etcdReachable: z.boolean(),
   troubles: z.record(z.string(), z.string()),
+  notes: z.record(z.string(), z.string()),
   ignoredRecords: z.array(z.looseObject({ key: z.string(), why: z.string() })),
   networks: z.array(z.string()).optional(),
   lease: lease.optional(),

@@ -3,7 +3,7 @@ import { formatAddress } from '../../lib/subnet/prefix.js'
 import type { Registry } from '../../lib/subnet/registry.js'
 import { formatSubnet, prefixesOf, subnetsPrefix } from '../../lib/subnet/subnet-key.js'
 import type { SubnetRecord } from '../../lib/subnet/subnet-record.js'
-import { readFileIfAny } from '../flanneld/files.js'
+import { readStoredHostId } from '../flanneld/identity.js'
 import { placesOf } from '../flanneld/places.js'
 import { EXIT, COMMON_FLAGS, defineCommand, printJson } from './command.js'
 import { type StatusFlags, askDaemon } from './daemon-status.js'
@@ -70,7 +70,7 @@ async function ownHostId(flags: StatusFlags): Promise<string | undefined> {
   try {
     const status = await askDaemon(flags)
     const running = status?.lease?.record.HostID
-    return running ?? (await readFileIfAny(placesOf(flags).hostIdFile))?.trim()
+    return running ?? (await readStoredHostId(placesOf(flags).hostIdFile))
   } catch (error) {
     process.stderr.write(
       `this host's own lease is not known: ${(error as Error).message}\n`,

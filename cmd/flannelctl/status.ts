@@ -64,6 +64,9 @@ function formatStatus(status: DaemonStatus): string {
   for (const [part, trouble] of Object.entries(status.troubles)) {
     lines.push(['trouble', `${part}: ${trouble}`])
   }
+  for (const [part, note] of Object.entries(status.notes)) {
+    lines.push(['note', `${part}: ${note}`])
+  }
   for (const { key, why } of status.ignoredRecords)
     lines.push(['ignored', `${key}: ${why}`])
   return lines.map(([name, text]) => `${name.padEnd(8)} ${text}\n`).join('')

@@ -7,9 +7,9 @@ import { Cleanup } from './cleanup.js'
 import { startEmbeddedEtcd } from './embedded-etcd.js'
 import { readEtcdOptions } from './etcd-options.js'
 import type { FLANNELD_FLAGS } from './flag-table.js'
-import { joinNetwork } from './join-network.js'
-import type { Flags } from './parse-flags.js'
+import { type Flags, UsageError } from './parse-flags.js'
 import { type Places, lockPlaces, makePlaces, placesOf } from './places.js'
+import { prepareNetwork } from './prepare-network.js'
 import { serveNetwork } from './serve-network.js'
 import { DaemonState } from './state.js'
 import { openHealthServer, openStatusServer } from './status-server.js'
@@ -26,11 +26,17 @@ export interface DaemonContext {
   readonly registry: Registry
   readonly endpoints: readonly string[]
   readonly state: DaemonState
+  /** What may be asked of the daemon over its status socket, by name. */
+  readonly actions: Map<string, () => void>
+  readonly leaseTtlSeconds: number
+  readonly renewMarginMs: number
   readonly cleanup: Cleanup
   readonly clock: Clock
   readonly log: Logger
   /** Aborts when the daemon is to stop; its reason is a StopHow. */
   readonly stop: AbortSignal
+  /** Stops the daemon from inside, and packets with it. */
+  readonly end: () => void
 }
 
 /** What becomes of the packets when the daemon stops: see Backend.close. */
@@ -41,6 +47,7 @@ export type StopHow = 'keep' | 'end'
  *
  *   start: lock · status and health servers · embedded etcd · registry ·
  *          configuration · interface · lease · device · firewall · subnet.env · READY
+ *          (from the configuration on again when that or the interface changes)
  *   stop:  the same backwards; rules, routes and subnet.env stay
  */
 export async function runDaemon(
@@ -50,8 +57,11 @@ export async function runDaemon(
   const cleanup = new Cleanup()
   try {
     const context = await open(flags, { ...parts, cleanup })
-    const membership = await joinNetwork(context)
-    if (membership !== undefined) await serveNetwork(context, membership)
+    for (let next = 'again'; next === 'again';) {
+      const prepared = await prepareNetwork(context)
+      if (prepared === undefined) break
+      next = await serveNetwork(context, prepared)
+    }
     context.state.phase = 'stopping'
     notifySystemd('STOPPING=1', parts.log)
   } finally {
@@ -65,7 +75,11 @@ async function open(
   parts: Pick<DaemonContext, 'clock' | 'log' | 'stop' | 'cleanup'>,
 ): Promise<DaemonContext> {
   const { cleanup, log } = parts
-  checkRenewMargin(flags['subnet-lease-renew-margin'])
+  const leaseTtlSeconds = readLeaseTtl(flags['subnet-lease-ttl'])
+  const renewMarginMs = readRenewMargin(
+    flags['subnet-lease-renew-margin'],
+    leaseTtlSeconds,
+  )
   const etcd = readEtcdOptions(flags)
   const prefix = cleanPrefix(flags['etcd-prefix'])
   const places = placesOf({ ...flags, 'etcd-prefix': prefix })
@@ -73,7 +87,12 @@ async function open(
   takeLock(places, prefix, cleanup)
 
   const state = new DaemonState()
-  const status = await openStatusServer(places.statusSocket, () => state.toJson())
+  const actions = new Map<string, () => void>()
+  const status = await openStatusServer(
+    places.statusSocket,
+    () => state.toJson(),
+    actions,
+  )
   cleanup.push(() => status.close())
   if (flags['healthz-port'] > 0) {
     const address = { host: flags['healthz-ip'], port: flags['healthz-port'] }
@@ -87,14 +106,43 @@ async function open(
   cleanup.push(() => {
     registry.close()
   })
-  return { ...parts, flags, prefix, places, registry, endpoints, state }
+  const ended = new AbortController()
+  return {
+    ...parts,
+    stop: AbortSignal.any([parts.stop, ended.signal]),
+    end: () => {
+      ended.abort('end')
+    },
+    flags,
+    prefix,
+    places,
+    registry,
+    endpoints,
+    state,
+    actions,
+    leaseTtlSeconds,
+    renewMarginMs,
+  }
 }
 
-/** flannel's limits, in minutes: below its lease time of 24 h. */
-function checkRenewMargin(minutes: number): void {
-  if (minutes > 0 && minutes < 1440) return
+/** flannel's limits, in minutes: below its lease time of 24 h. Never more than half of ours. */
+function readRenewMargin(minutes: number, ttlSeconds: number): number {
+  if (minutes > 0 && minutes < 1440)
+    return Math.min(minutes * 60_000, (ttlSeconds * 1000) / 2)
   throw new RangeError(
     `--subnet-lease-renew-margin is ${minutes}; it must be between 1 and 1439 minutes`,
+  )
+}
+
+const SECONDS = { s: 1, m: 60, h: 3600 } as const
+
+/** Longer than flannel's would strand a subnet, shorter would load etcd. Throws UsageError. */
+function readLeaseTtl(text: string): number {
+  const [, number, unit] = /^(\d+)([smh])$/.exec(text) ?? []
+  const seconds = Number(number) * SECONDS[(unit ?? 's') as keyof typeof SECONDS]
+  if (seconds >= 60 && seconds <= 86_400) return seconds
+  throw new UsageError(
+    `--subnet-lease-ttl is ${JSON.stringify(text)}; it takes 60s to 24h`,
   )
 }
 

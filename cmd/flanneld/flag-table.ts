@@ -109,7 +109,24 @@ export const FLANNELD_FLAGS = {
   'subnet-lease-renew-margin': {
     type: 'integer',
     default: '60',
-    describe: 'minutes before expiry by which a lease must have been renewed (1 to 1439)',
+    describe:
+      'minutes before its end at which a lease that was not renewed is reported (1 to 1439)',
+  },
+  'subnet-lease-ttl': {
+    type: 'string',
+    default: '24h',
+    describe: 'how long the subnet stays ours when we are gone, 60s to 24h',
+  },
+  'release-on-exit': {
+    type: 'boolean',
+    default: 'false',
+    describe: 'give the subnet back when the daemon stops',
+  },
+  'on-subnet-change': {
+    type: 'string',
+    default: '',
+    describe:
+      'command to run, without a shell, when this host has got another subnet (such as systemctl restart docker)',
   },
   'ip-masq': {
     type: 'boolean',

@@ -8,7 +8,7 @@ import { type Prefix, formatPrefix } from '../../lib/subnet/prefix.js'
  * named for the etcd prefix, and below it one named for the Network, so that
  * several daemons with prefixes of their own share a host.
  *
- *   <state-dir>/coreos.com_network/host-id
+ *   <state-dir>/coreos.com_network/{host-id,leases.json}
  *   <state-dir>/coreos.com_network/10.5.0.0-16/device
  *   <run-dir>/coreos.com_network/{lock,status.sock}
  *   <run-dir>/coreos.com_network/10.5.0.0-16/path.sock
@@ -18,6 +18,7 @@ export interface Places {
   readonly runDir: string
   readonly statusSocket: string
   readonly hostIdFile: string
+  readonly leaseCacheFile: string
 }
 
 export function placesOf(flags: {
@@ -33,6 +34,7 @@ export function placesOf(flags: {
     runDir,
     statusSocket: join(runDir, 'status.sock'),
     hostIdFile: join(stateDir, 'host-id'),
+    leaseCacheFile: join(stateDir, 'leases.json'),
   }
 }
 

@@ -1,139 +1,112 @@
-import type { Backend } from '../../lib/backend/backend.js'
-import { selectRemotes } from '../../lib/backend/remotes.js'
-import type { Clock } from '../../lib/subnet/clock.js'
-import { LeaseKeeper } from '../../lib/subnet/keep-lease.js'
-import { LeaseTable } from '../../lib/subnet/lease-table.js'
+import { SubnetError } from '../../lib/subnet/errors.js'
+import { HostLease, releaseSubnet } from '../../lib/subnet/host-lease.js'
 import { runAll } from '../../lib/subnet/loops.js'
-import { formatPrefix } from '../../lib/subnet/prefix.js'
-import { formatSubnet, subnetsPrefix } from '../../lib/subnet/subnet-key.js'
-import { formatHolder } from '../../lib/subnet/subnet-record.js'
-import { watchLeases } from '../../lib/subnet/watch-leases.js'
+import { formatSubnet } from '../../lib/subnet/subnet-key.js'
 import type { DaemonContext } from './daemon.js'
-import { startFirewall } from './firewall.js'
-import { LEASE_TTL_SECONDS, type Membership } from './join-network.js'
-import { writeSubnetEnv } from './subnet-env-file.js'
-import { printSummary } from './summary.js'
-import { RemoteSync } from './sync-remotes.js'
-import { notifySystemd } from './systemd-notify.js'
+import { watchConfig } from './watch-config.js'
+import { confirmIdentity, renewIdentity } from './identity.js'
+import { NetworkHost } from './network-host.js'
+import type { PreparedNetwork } from './prepare-network.js'
+import { Rejoin } from './rejoin.js'
+import { watchUnderlay } from './watch-underlay.js'
 
-/** How often the packet path is told that the daemon lives. */
-const PERMIT_INTERVAL_MS = 10_000
-
-/** How long the path may go on after that once the lease is not proven any more. */
-const PERMIT_GRACE_MS = 60_000
-
-/** A permit never reaches further, not even for a reservation, which has no end. */
-const PERMIT_MAX_MS = LEASE_TTL_SECONDS * 1000
-
-/** Keeps this host in step with the network until the daemon stops. */
+/**
+ * Holds a place in the network until the daemon stops, or until the network must
+ * be prepared again. Returns whether that is so.
+ */
 export async function serveNetwork(
   context: DaemonContext,
-  membership: Membership,
-): Promise<void> {
-  const { registry, state, clock, log, stop } = context
-  const { config, backend, holder, held } = membership
-  const lease = { registry, held, holder, ttlSeconds: LEASE_TTL_SECONDS, clock, log }
-  const keeper = new LeaseKeeper(lease)
-  const sync = new RemoteSync(backend, clock, log)
-  publishStatus(context, membership, keeper, sync)
-  await backend.permit(permitUntil(keeper, clock))
-  const firewall = await startFirewall(context, { config, subnet: held.subnet })
-
-  await runAll(stop, [
-    signal => followLeases(context, membership, keeper, sync, signal),
-    signal => keeper.run(signal),
-    signal => sync.run(signal),
-    signal => backend.run(signal),
-    signal => extendPermit(backend, keeper, clock, signal),
-    signal => firewall.run(signal),
-    async signal => {
-      if (!(await writeSubnetEnv(context, membership, signal))) return
-      state.phase = 'ready'
-      notifySystemd('READY=1', log)
-      await printSummary(context, membership)
-    },
-  ])
-}
-
-/** Turns what the registry says into the list of remotes, and notices when our own record is gone. */
-async function followLeases(
-  { registry, prefix, state, clock, log }: DaemonContext,
-  { config, plan, held }: Membership,
-  keeper: LeaseKeeper,
-  sync: RemoteSync,
-  signal: AbortSignal,
-): Promise<void> {
-  const table = new LeaseTable()
-  const said = new Set<string>()
-  const onChange = (): void => {
-    if (table.get(held.key) === undefined) keeper.checkNow()
-    const { remotes, rejected } = selectRemotes(
-      table.records(),
-      held,
-      config,
-      plan.leaseType,
-    )
-    sync.update(remotes)
-    const ignored = [...rejected, ...table.bad()]
-    state.ignoredRecords = ignored
-    for (const { key, why } of ignored) {
-      if (!said.has(`${key} ${why}`)) log.warn({ key, why }, 'record ignored')
+  prepared: PreparedNetwork,
+): Promise<'stop' | 'again'> {
+  const { flags, log, stop, state } = context
+  const lease = openLease(context, prepared)
+  const host = new NetworkHost(context, prepared)
+  const rejoin = new AbortController()
+  context.actions.set('apply-config', () => {
+    rejoin.abort(new Rejoin('the network configuration is to be applied'))
+  })
+  context.actions.set('release-lease', () => {
+    lease.release()
+  })
+  try {
+    await runAll(AbortSignal.any([stop, rejoin.signal]), [
+      async signal => {
+        await lease.run(host, signal)
+        // Released: there is nothing left to do.
+        if (!signal.aborted) context.end()
+      },
+      signal => watchConfig(context, prepared.configText, signal),
+      signal => watchUnderlay(context, prepared, signal),
+    ])
+  } catch (error) {
+    if (error instanceof Rejoin) {
+      log.info({ reason: error.message }, 'preparing the network again')
+      return 'again'
     }
-    // Only what is wrong now is remembered, so that the memory stays bounded.
-    said.clear()
-    for (const { key, why } of ignored) said.add(`${key} ${why}`)
+    if (!isClone(error) || flags['node-id'] !== '') throw error
+    log.warn(
+      { reason: error.message },
+      'this machine is a copy; taking a host id of its own',
+    )
+    await renewIdentity(prepared.identityOptions, log)
+    return 'again'
+  } finally {
+    context.actions.clear()
+    state.etcdReachable = true
   }
-  const onReachable = (reachable: boolean): void => {
-    state.etcdReachable = reachable
-  }
-  await watchLeases(
-    { registry, prefix: subnetsPrefix(prefix), table, clock, log, onChange, onReachable },
-    signal,
-  )
+  if (rejoin.signal.aborted && !stop.aborted) return 'again'
+  if (flags['release-on-exit']) await releaseHeld(context, lease)
+  return 'stop'
 }
 
-/** While the lease is proven, exactly as long as it lasts; beyond, from moment to moment. */
-function permitUntil(keeper: LeaseKeeper, clock: Clock): number {
-  const now = clock.now()
-  return Math.min(now + PERMIT_MAX_MS, Math.max(keeper.expiresAt, now + PERMIT_GRACE_MS))
+function openLease(context: DaemonContext, prepared: PreparedNetwork): HostLease {
+  const { registry, prefix, state, clock, log } = context
+  const { remembered, identity, identityOptions } = prepared
+  const lease = new HostLease({
+    registry,
+    prefix,
+    config: prepared.config,
+    holder: prepared.holder,
+    localAddresses: prepared.localAddresses,
+    previous: prepared.previous,
+    mayBeClone: identity.mayBeClone,
+    isUnsettled: prepared.isUnsettled,
+    ...(remembered && { remembered }),
+    ttlSeconds: context.leaseTtlSeconds,
+    clock,
+    log,
+    onWait: reason => {
+      if (reason !== undefined) {
+        state.wait(reason)
+        return
+      }
+      state.phase = 'starting'
+      confirmIdentity(identityOptions, identity).catch((error: unknown) => {
+        log.warn({ reason: String(error) }, 'the host id cannot be stored')
+      })
+    },
+  })
+  if (remembered !== undefined) {
+    lease.view.remember({ revision: 0n, entries: remembered.records })
+  }
+  return lease
 }
 
-async function extendPermit(
-  backend: Backend,
-  keeper: LeaseKeeper,
-  clock: Clock,
-  signal: AbortSignal,
+/** --release-on-exit: best effort; what fails is left to the lease's end. */
+async function releaseHeld(
+  { registry, prefix, log }: DaemonContext,
+  { held, hostId }: HostLease,
 ): Promise<void> {
-  for (;;) {
-    await clock.sleep(PERMIT_INTERVAL_MS, signal)
-    if (signal.aborted) return
-    // A path that does not answer is the backend's own matter: it is replaced and told again.
-    await backend.permit(permitUntil(keeper, clock)).catch(() => undefined)
+  if (held === undefined) return
+  try {
+    await releaseSubnet(registry, prefix, hostId, held.subnet)
+    log.info({ subnet: formatSubnet(held.subnet) }, 'lease released')
+  } catch (error) {
+    if (!(error instanceof SubnetError)) throw error
+    log.warn({ reason: error.message }, 'the lease could not be released; it runs out')
   }
 }
 
-function publishStatus(
-  { state, clock }: DaemonContext,
-  { config, backend, holder, held }: Membership,
-  keeper: LeaseKeeper,
-  sync: RemoteSync,
-): void {
-  const networks = config.families.map(({ network }) => formatPrefix(network))
-  state.publish('networks', () => networks)
-  state.publish('lease', () => ({
-    subnet: formatSubnet(held.subnet),
-    key: held.key,
-    expiresInSeconds: Number.isFinite(keeper.expiresAt)
-      ? Math.round((keeper.expiresAt - clock.now()) / 1000)
-      : null,
-    record: JSON.parse(formatHolder(holder)) as unknown,
-  }))
-  state.publish('backend', () => backend.describe())
-  state.publish('remotes', () =>
-    sync.remotes.map(remote => ({
-      subnet: formatSubnet(remote.subnet),
-      ...backend.routeTo(remote),
-      record: JSON.parse(formatHolder(remote.holder)) as unknown,
-    })),
-  )
+function isClone(error: unknown): error is SubnetError {
+  return error instanceof SubnetError && error.code === 'ERR_HOST_CLONED'
 }

@@ -13,6 +13,7 @@ export class DaemonState implements Health {
   ignoredRecords: readonly { readonly key: string; readonly why: string }[] = []
   #waitingFor = ''
   readonly #troubles = new Map<string, string>()
+  readonly #notes = new Map<string, string>()
   readonly #sections = new Map<string, Section>()
 
   /** @param reason what is waited for, in the operator's words. */
@@ -25,6 +26,12 @@ export class DaemonState implements Health {
   report(part: string, trouble: string | undefined): void {
     if (trouble === undefined) this.#troubles.delete(part)
     else this.#troubles.set(part, trouble)
+  }
+
+  /** Sets or clears what an operator should know although packets flow. */
+  note(part: string, text: string | undefined): void {
+    if (text === undefined) this.#notes.delete(part)
+    else this.#notes.set(part, text)
   }
 
   /** Adds a section to the status; `read` is asked whenever somebody looks. */
@@ -52,6 +59,7 @@ export class DaemonState implements Health {
       ...(this.phase === 'waiting' && { waitingFor: this.#waitingFor }),
       etcdReachable: this.etcdReachable,
       troubles: Object.fromEntries(this.#troubles),
+      notes: Object.fromEntries(this.#notes),
       ignoredRecords: this.ignoredRecords,
       ...Object.fromEntries(sections),
     }

@@ -9,12 +9,22 @@ export interface ClosableServer {
   close(): Promise<void>
 }
 
-/** Answers `GET /status` on a Unix socket that only its owner may open. */
+/**
+ * Answers `GET /status` on a Unix socket that only its owner may open, and
+ * `POST /<action>` with 202, or with 409 when there is nothing to act on now.
+ */
 export async function openStatusServer(
   path: string,
   report: StatusReport,
+  actions: ReadonlyMap<string, () => void>,
 ): Promise<ClosableServer> {
   const server = createServer((request, response) => {
+    if (request.method === 'POST') {
+      const act = actions.get((request.url ?? '').slice(1))
+      response.writeHead(act === undefined ? 409 : 202).end()
+      act?.()
+      return
+    }
     if (request.method !== 'GET' || request.url !== '/status') {
       response.writeHead(404).end()
       return

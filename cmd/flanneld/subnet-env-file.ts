@@ -4,7 +4,7 @@ import { formatSubnetEnv, parseSubnetEnv } from '../../lib/subnet/subnet-env.js'
 import { type Subnet, prefixesOf } from '../../lib/subnet/subnet-key.js'
 import type { DaemonContext } from './daemon.js'
 import { readFileIfAny, writeFileAtomic } from './files.js'
-import type { Membership } from './join-network.js'
+import type { Serving } from './network-host.js'
 
 /** Container runtimes of any user read it. */
 const MODE = 0o644
@@ -34,13 +34,13 @@ export async function readPreviousSubnetEnv(
  */
 export async function writeSubnetEnv(
   { flags, state, clock, log }: DaemonContext,
-  { config, held, plan }: Membership,
+  { config, subnet, plan }: Serving,
   signal: AbortSignal,
 ): Promise<boolean> {
   const path = flags['subnet-file']
   const text = formatSubnetEnv({
     networks: config.families.map(({ network }) => network),
-    subnet: held.subnet,
+    subnet,
     mtu: plan.overlayMtu,
     ipMasq: flags['ip-masq'],
   })

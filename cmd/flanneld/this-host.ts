@@ -23,7 +23,23 @@ export async function findUnderlay(
   config: NetworkConfig,
   log: Logger,
 ): Promise<Underlay> {
-  const underlay = chooseUnderlay(
+  const underlay = await chooseUnderlayNow(flags, config)
+  for (const note of underlay.notes) log.warn(note)
+  log.info({ device: underlay.device, mtu: underlay.mtu }, 'underlay interface')
+  if ((await readSysctl('net/ipv4/ip_forward')) === '0') {
+    log.info(
+      'net.ipv4.ip_forward is 0: containers are cut off until Docker or sysctl sets it to 1',
+    )
+  }
+  return underlay
+}
+
+/** The choice as this host's interfaces are at the moment. Throws ERR_UNDERLAY or UsageError. */
+export async function chooseUnderlayNow(
+  flags: DaemonFlags,
+  config: NetworkConfig,
+): Promise<Underlay> {
+  return chooseUnderlay(
     {
       ifaces: flags.iface,
       ifaceRegexes: flags['iface-regex'],
@@ -33,14 +49,16 @@ export async function findUnderlay(
     },
     await readHostNetwork(flags['iface-can-reach']),
   )
-  for (const note of underlay.notes) log.warn(note)
-  log.info({ device: underlay.device, mtu: underlay.mtu }, 'underlay interface')
-  if ((await readSysctl('net/ipv4/ip_forward')) === '0') {
-    log.info(
-      'net.ipv4.ip_forward is 0: containers are cut off until Docker or sysctl sets it to 1',
-    )
-  }
-  return underlay
+}
+
+/** Addresses that only this host has, as far as they can be told: a record with one of them is ours. */
+export async function readLocalAddresses(underlay: Underlay): Promise<Address[]> {
+  const { links } = await readHostNetwork()
+  return links
+    .filter(link => link.name === underlay.device || link.kind === undefined)
+    .flatMap(link => link.addresses)
+    .filter(({ scope }) => scope === 'global')
+    .flatMap(({ local }) => tryParse(local) ?? [])
 }
 
 function readPublicIps(flags: DaemonFlags): AddressPair {

@@ -15,22 +15,37 @@ const POLL_MS = 1000
 /** While nothing changes, the reason is said again this often. */
 const REMIND_MS = 60_000
 
+export interface FoundConfig {
+  /** A usable network configuration, as it is stored. */
+  readonly text: string
+  /** True when it was not there at the first look. */
+  readonly waited: boolean
+  /** True when it is an earlier run's, because etcd does not answer. */
+  readonly isRemembered: boolean
+}
+
 /**
  * Waits until etcd answers and holds a usable network configuration; says what
- * it waits for, and again when that changes. Undefined when the daemon is
- * stopped meanwhile.
+ * it waits for, and again when that changes. While etcd does not answer, what an
+ * earlier run knew is good enough. Undefined when the daemon is stopped meanwhile.
  */
 export async function waitForConfig(
   context: DaemonContext,
-): Promise<NetworkConfig | undefined> {
+  remembered: string | undefined,
+): Promise<FoundConfig | undefined> {
   const { state, clock, log, stop } = context
   let said = { reason: '', at: 0 }
   while (!stop.aborted) {
     try {
-      return await readConfig(context)
+      const text = await readConfig(context)
+      return { text, waited: said.reason !== '', isRemembered: false }
     } catch (error) {
       if (!(error instanceof SubnetError)) throw error
       const reason = error.message
+      if (remembered !== undefined && error.code === 'ERR_REGISTRY_UNAVAILABLE') {
+        log.warn({ reason }, 'going on with what was known before, until etcd answers')
+        return { text: remembered, waited: true, isRemembered: true }
+      }
       if (reason !== said.reason || clock.now() - said.at > REMIND_MS) {
         log.warn({ reason }, 'waiting for the network configuration')
         said = { reason, at: clock.now() }
@@ -42,11 +57,7 @@ export async function waitForConfig(
   return undefined
 }
 
-async function readConfig({
-  registry,
-  prefix,
-  log,
-}: DaemonContext): Promise<NetworkConfig> {
+async function readConfig({ registry, prefix, log }: DaemonContext): Promise<string> {
   const key = configKey(prefix)
   const { entry } = await registry.get(key)
   if (entry === undefined) {
@@ -55,9 +66,8 @@ async function readConfig({
       `etcd has no key ${key}; store one: flannelctl config set '{"Network":"10.5.0.0/16"}'`,
     )
   }
-  const config = parseNetworkConfig(entry.value)
-  warnOfUnknownKeys(config, log)
-  return config
+  warnOfUnknownKeys(parseNetworkConfig(entry.value), log)
+  return entry.value
 }
 
 function warnOfUnknownKeys({ unknownKeys }: NetworkConfig, log: Logger): void {
@@ -69,8 +79,16 @@ function warnOfUnknownKeys({ unknownKeys }: NetworkConfig, log: Logger): void {
   }
 }
 
-/** --init-network: stores a first configuration if there is none, unless it cannot work here. */
-export async function storeFirstConfig(context: DaemonContext): Promise<void> {
+/**
+ * --init-network: stores a first configuration if there is none, unless it
+ * cannot work here.
+ *
+ * @param isPatient wait for etcd if it does not answer.
+ */
+export async function storeFirstConfig(
+  context: DaemonContext,
+  isPatient: boolean,
+): Promise<void> {
   const { flags, registry, prefix, clock, endpoints, log, stop } = context
   const network = flags['init-network']
   if (network === '') return
@@ -90,6 +108,7 @@ export async function storeFirstConfig(context: DaemonContext): Promise<void> {
       return
     } catch (error) {
       if (!isSubnetError(error, 'ERR_REGISTRY_UNAVAILABLE')) throw error
+      if (!isPatient) return
       log.warn({ reason: error.message }, 'waiting for etcd')
       await clock.sleep(POLL_MS, stop)
     }

@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 
 /** Children get nothing of our environment but a path and the plain locale their output is read in. */
-const CLEAN_ENVIRONMENT = {
+export const CLEAN_ENVIRONMENT = {
   PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
   LC_ALL: 'C',
 }
@@ -14,6 +14,8 @@ export interface RunOptions {
   readonly timeoutMs?: number
   /** Bytes of output, both streams together, at which the command is killed. */
   readonly maxOutput?: number
+  /** Variables besides the path and the locale. */
+  readonly environment?: Readonly<Record<string, string>>
 }
 
 /** The routes of a full Internet table are about 150 MB of JSON. */
@@ -52,10 +54,18 @@ export class CommandError extends Error {
 export async function run(
   program: string,
   args: readonly string[],
-  { input = '', timeoutMs = 10_000, maxOutput = MAX_OUTPUT }: RunOptions = {},
+  {
+    input = '',
+    timeoutMs = 10_000,
+    maxOutput = MAX_OUTPUT,
+    environment = {},
+  }: RunOptions = {},
 ): Promise<string> {
   const line = [program, ...args].join(' ')
-  const child = spawn(program, args, { env: CLEAN_ENVIRONMENT, stdio: 'pipe' })
+  const child = spawn(program, args, {
+    env: { ...CLEAN_ENVIRONMENT, ...environment },
+    stdio: 'pipe',
+  })
   // Not started: there may be no pipes either.
   if (child.pid === undefined) throw await startFailure(child, line)
   const stdout: Buffer[] = []

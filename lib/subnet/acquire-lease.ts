@@ -2,10 +2,12 @@ import type { Logger } from 'pino'
 import { pickSubnet } from './allocate.js'
 import type { Clock } from './clock.js'
 import { SubnetError, isSubnetError } from './errors.js'
+import { renewIntervalMs } from './keep-lease.js'
+import { type LastHolder, listLastHolders, markLastHolder } from './last-holders.js'
 import { LeaseTable } from './lease-table.js'
-import { type NetworkConfig, isSubnetOf } from './network-config.js'
-import type { Address, Prefix } from './prefix.js'
-import { sameAddress } from './prefix.js'
+import { type NetworkConfig, isSubnetOf, isSubnetOfNetwork } from './network-config.js'
+import { type WhoWeAre, findOwnRecord } from './own-record.js'
+import { type Prefix, formatAddress, sameAddress, samePrefix } from './prefix.js'
 import type { Registry } from './registry.js'
 import {
   type Subnet,
@@ -15,7 +17,8 @@ import {
   subnetPrefix,
   subnetsPrefix,
 } from './subnet-key.js'
-import { type Holder, type SubnetRecord, formatHolder } from './subnet-record.js'
+import { type Lease, type SubnetRecord, formatHolder } from './subnet-record.js'
+import { deleteSubnet, guardsOfFree, putSubnet } from './subnet-writes.js'
 
 /** Lost races before we give up for now; each round sees what the winners took. */
 const MAX_ROUNDS = 50
@@ -23,17 +26,22 @@ const MAX_ROUNDS = 50
 /** Hosts that lost a race wait up to this long, so that they do not clash again. */
 const RACE_JITTER_MS = 50
 
-export interface AcquireLease {
+/** How often another host's lease is looked at while we find out whether it lives. */
+const CLONE_POLL_MS = 2000
+
+export interface AcquireLease extends WhoWeAre {
   readonly registry: Registry
   /** Clean etcd prefix such as /coreos.com/network. */
   readonly prefix: string
   readonly config: NetworkConfig
-  /** What our record shall say; its HostID says that it is ours. */
-  readonly holder: Holder & { readonly hostId: string }
-  /** Underlay addresses of this host: a record with one of them is ours, whoever wrote it. */
-  readonly localAddresses: readonly Address[]
-  /** The subnet we held last, from subnet.env. */
-  readonly previous?: Subnet
+  /** An order: the subnet to take, and none else. */
+  readonly wanted?: Subnet | undefined
+  /** An order: a subnet not to take. */
+  readonly unwanted?: Subnet | undefined
+  /** True when our stored host id was made on hardware that looks different: we may be a copy. */
+  readonly mayBeClone: boolean
+  /** Before a newcomer picks a subnet, others get this long to put their records back. */
+  readonly settleMs: number
   readonly ttlSeconds: number
   readonly clock: Clock
   readonly log: Logger
@@ -43,6 +51,8 @@ export interface AcquireLease {
 export interface HeldLease {
   readonly key: string
   readonly subnet: Subnet
+  /** Revision at which the record was made: a registry that has another was wiped or restored. */
+  readonly createRevision: bigint
   /** Absent for a reservation, which does not expire. */
   readonly leaseId?: string
   /** Clock time of the last word that the lease is good, in ms. */
@@ -51,21 +61,29 @@ export interface HeldLease {
 
 /**
  * Takes a subnet for this host: the record that is ours already, else the
- * subnet that we held last, else a free one computed from the host id. Every
- * write is a compare-and-swap; a lost race means choosing again.
+ * subnet that we held last, else a free one. Every write is a compare-and-swap;
+ * a lost race means choosing again.
  *
- * Throws ERR_SUBNET_EXHAUSTED when no subnet is free.
+ * Throws ERR_SUBNET_EXHAUSTED when no subnet is free, ERR_HOST_CLONED when
+ * another living host has our id.
  */
 export async function acquireLease(options: AcquireLease): Promise<HeldLease> {
-  const { registry, clock } = options
+  const { registry, prefix, holder, clock } = options
+  let settled = options.settleMs === 0
   for (let round = 1; round <= MAX_ROUNDS; round++) {
-    const table = new LeaseTable()
-    table.replace(await registry.list(subnetsPrefix(options.prefix)))
-    const records = table.records()
+    const records = await listRecords(options)
     const own = findOwnRecord(records, options)
+    if (own === undefined && !settled && options.previous === undefined) {
+      await clock.sleep(options.settleMs)
+      settled = true
+      continue
+    }
     const held =
       own === undefined ? await create(records, options) : await reuse(own, options)
-    if (held !== undefined) return held
+    if (held !== undefined) {
+      await markLastHolder(registry, prefix, held.subnet, holder.hostId)
+      return held
+    }
     await clock.sleep(clock.random() * RACE_JITTER_MS)
   }
   throw new SubnetError(
@@ -74,20 +92,10 @@ export async function acquireLease(options: AcquireLease): Promise<HeldLease> {
   )
 }
 
-/** By host id first: an address may have moved to us from a host that still holds its lease. */
-function findOwnRecord(
-  records: readonly SubnetRecord[],
-  { holder, localAddresses }: AcquireLease,
-): SubnetRecord | undefined {
-  return (
-    records.find(record => record.holder.hostId === holder.hostId) ??
-    records.find(({ holder: other }) =>
-      localAddresses.some(
-        address =>
-          sameAddress(other.publicIp, address) || sameAddress(other.publicIpv6, address),
-      ),
-    )
-  )
+async function listRecords({ registry, prefix }: AcquireLease): Promise<SubnetRecord[]> {
+  const table = new LeaseTable()
+  table.replace(await registry.list(subnetsPrefix(prefix)))
+  return table.records()
 }
 
 /** Takes over our own record, or gives it back when the network no longer has such a subnet. */
@@ -95,30 +103,79 @@ async function reuse(
   own: SubnetRecord,
   options: AcquireLease,
 ): Promise<HeldLease | undefined> {
-  const { registry, holder, ttlSeconds, clock, log } = options
-  const guards = [{ key: own.key, modRevision: own.modRevision }]
-  if (!fits(own.subnet, options.config)) {
+  const { registry, prefix, holder, ttlSeconds, clock, log } = options
+  const { key, subnet, createRevision } = own
+  const guards = [{ key, modRevision: own.modRevision }]
+  if (!isSubnetOfNetwork(subnet, options.config)) {
     log.warn(
-      { subnet: formatSubnet(own.subnet) },
+      { subnet: formatSubnet(subnet) },
       'our subnet is not one of the network configuration any more; giving it back',
     )
-    await registry.commit(guards, [{ kind: 'delete', key: own.key }])
+    await registry.commit(guards, deleteSubnet(prefix, subnet))
     return undefined
   }
+  if (own.kind === 'lease') await refuseClone(own, options)
+  if (own.holder.hostId !== holder.hostId) tellTakeover(own, log)
 
-  const value = formatHolder(holder)
+  const record = { value: formatHolder(holder), hostId: holder.hostId }
   const provenAt = clock.now()
   if (own.kind === 'reservation') {
-    const outcome = await registry.commit(guards, [{ kind: 'put', key: own.key, value }])
-    return outcome.succeeded ? { key: own.key, subnet: own.subnet, provenAt } : undefined
+    const outcome = await registry.commit(
+      guards,
+      putSubnet(prefix, subnet, record, undefined),
+    )
+    return outcome.succeeded ? { key, subnet, createRevision, provenAt } : undefined
   }
   const leaseId = await registry.grantLease(ttlSeconds)
-  const outcome = await registry.commit(guards, [
-    { kind: 'put', key: own.key, value, leaseId },
-  ])
-  if (outcome.succeeded) return { key: own.key, subnet: own.subnet, leaseId, provenAt }
+  const outcome = await registry.commit(
+    guards,
+    putSubnet(prefix, subnet, record, leaseId),
+  )
+  if (outcome.succeeded) return { key, subnet, createRevision, leaseId, provenAt }
   await registry.revokeLease(leaseId)
   return undefined
+}
+
+function tellTakeover({ subnet, holder }: SubnetRecord, log: Logger): void {
+  log.info(
+    { subnet: formatSubnet(subnet), formerHostId: holder.hostId ?? null },
+    holder.hostId === undefined
+      ? 'taking over the record that flannel left for this host'
+      : "taking over a record with this host's address and another host id: the state directory was lost or changed",
+  )
+}
+
+/**
+ * A copy of a machine has its host id. If our hardware looks different and the
+ * record names another address, the original may be alive: then somebody renews
+ * that lease, and we see its time go up within one interval of renewal.
+ */
+async function refuseClone(own: Lease, options: AcquireLease): Promise<void> {
+  const { registry, holder, mayBeClone, ttlSeconds, clock, log } = options
+  const isOurAddress =
+    sameAddress(own.holder.publicIp, holder.publicIp) &&
+    sameAddress(own.holder.publicIpv6, holder.publicIpv6)
+  if (!mayBeClone || isOurAddress || own.holder.hostId !== holder.hostId) return
+  const address = own.holder.publicIp ?? own.holder.publicIpv6
+  const at = address ? formatAddress(address) : 'another address'
+  log.warn(
+    { hostId: holder.hostId, at },
+    'this looks like a copy of another machine; waiting to see whether the host with our id is alive',
+  )
+  const watchMs = renewIntervalMs(ttlSeconds) * 1.2
+  const start = clock.now()
+  const first = await registry.leaseTimeToLive(own.leaseId)
+  while (clock.now() - start < watchMs) {
+    await clock.sleep(CLONE_POLL_MS)
+    const left = await registry.leaseTimeToLive(own.leaseId)
+    if (left === 0) return
+    if (left > first - (clock.now() - start) / 1000 + 2) {
+      throw new SubnetError(
+        'ERR_HOST_CLONED',
+        `host id ${holder.hostId} is in use by the living host at ${at}`,
+      )
+    }
+  }
 }
 
 async function create(
@@ -126,55 +183,62 @@ async function create(
   options: AcquireLease,
 ): Promise<HeldLease | undefined> {
   const { registry, prefix, holder, ttlSeconds, clock } = options
-  const subnet = chooseSubnet(records, options)
+  const marks = await listLastHolders(registry, prefix)
+  const subnet = options.wanted ?? chooseSubnet(records, marks, options)
   const key = formatSubnetKey(prefix, subnet)
   const provenAt = clock.now()
   const leaseId = await registry.grantLease(ttlSeconds)
+  const record = { value: formatHolder(holder), hostId: holder.hostId }
   try {
-    const { succeeded } = await registry.commit(
-      [{ key, modRevision: 0n }],
-      [{ kind: 'put', key, value: formatHolder(holder), leaseId }],
+    const { succeeded, revision } = await registry.commit(
+      guardsOfFree(prefix, subnet),
+      putSubnet(prefix, subnet, record, leaseId),
     )
-    if (succeeded) return { key, subnet, leaseId, provenAt }
+    if (succeeded) return { key, subnet, createRevision: revision, leaseId, provenAt }
   } catch (error) {
     // It may have happened: the next round finds our record if so.
     if (isSubnetError(error, 'ERR_REGISTRY_UNAVAILABLE')) return undefined
     throw error
   }
   await registry.revokeLease(leaseId)
-  return undefined
+  if (options.wanted === undefined) return undefined
+  throw new SubnetError('ERR_SUBNET_TAKEN', `${formatSubnet(subnet)} is taken`)
 }
 
 /** Each family is chosen on its own, so that neither half is held twice. */
 function chooseSubnet(
   records: readonly SubnetRecord[],
-  { config, previous, holder }: AcquireLease,
+  marks: readonly LastHolder[],
+  { config, previous, unwanted, holder }: AcquireLease,
 ): Subnet {
   const prefixes = config.families.map(family => {
+    const { family: number } = family.network
+    const halfOf = (subnet: Subnet | undefined): Prefix | undefined =>
+      subnet && subnetPrefix(subnet, number)
+    const avoided = halfOf(unwanted)
     const taken = records
-      .map(record => subnetPrefix(record.subnet, family.network.family))
-      .filter((prefix): prefix is Prefix => prefix !== undefined)
-    const last = previous && subnetPrefix(previous, family.network.family)
-    const preferred = last !== undefined && isSubnetOf(family, last) ? last : undefined
-    const picked = pickSubnet(family, taken, preferred, holder.hostId)
+      .map(record => halfOf(record.subnet))
+      .concat(avoided)
+      .filter(prefix => prefix !== undefined)
+    const used = marks.filter(({ subnet }) => subnet.family === number)
+    const ours = used.findLast(({ hostId }) => hostId === holder.hostId)?.subnet
+    const preferred = [halfOf(previous), ours].find(
+      last =>
+        last !== undefined && isSubnetOf(family, last) && !samePrefix(last, avoided),
+    )
+    const picked = pickSubnet(family, {
+      taken,
+      used: used.map(({ subnet }) => subnet),
+      preferred,
+      hostId: holder.hostId,
+    })
     if (picked === undefined) {
       throw new SubnetError(
         'ERR_SUBNET_EXHAUSTED',
-        `out of subnets: all of the network's ${taken.length} records are held`,
+        `out of subnets: all of the network's ${taken.length} subnets are held`,
       )
     }
     return picked
   })
   return subnetFromPrefixes(prefixes)
-}
-
-function fits(subnet: Subnet, config: NetworkConfig): boolean {
-  const wanted = config.families.every(family => {
-    const prefix = subnetPrefix(subnet, family.network.family)
-    return prefix !== undefined && isSubnetOf(family, prefix)
-  })
-  const halves = [subnetPrefix(subnet, 4), subnetPrefix(subnet, 6)]
-  return (
-    wanted && halves.filter(half => half !== undefined).length === config.families.length
-  )
 }

@@ -1,11 +1,20 @@
 import { createHash } from 'node:crypto'
-import { type FamilyConfig, subnetCount } from './network-config.js'
+import { type FamilyConfig, isSubnetOf, subnetCount } from './network-config.js'
 import { type Prefix, overlaps, prefixSize } from './prefix.js'
 
+export interface PickSubnet {
+  readonly taken: readonly Prefix[]
+  /** Subnets that somebody held once, longest unused first. */
+  readonly used: readonly Prefix[]
+  readonly preferred: Prefix | undefined
+  readonly hostId: string
+}
+
 /**
- * A free subnet of the family: the preferred one if it is free, else the one
- * that the host id points at, else the next free one behind it, around the end
- * of the range. Undefined when none is free.
+ * A free subnet of the family: the preferred one if it is free, else one that
+ * nobody has used, beginning with the one that the host id points at and going
+ * around the end of the range, else the one longest unused. Undefined when none
+ * is free.
  *
  * Hosts start looking at places of their own, so that fifty that start at once
  * rarely want the same subnet, and a host without state finds its old one.
@@ -15,15 +24,26 @@ import { type Prefix, overlaps, prefixSize } from './prefix.js'
  */
 export function pickSubnet(
   config: FamilyConfig,
-  taken: readonly Prefix[],
-  preferred: Prefix | undefined,
-  hostId: string,
+  { taken, used, preferred, hostId }: PickSubnet,
 ): Prefix | undefined {
-  if (preferred !== undefined && !taken.some(other => overlaps(other, preferred)))
-    return preferred
+  const isFree = (subnet: Prefix): boolean =>
+    !taken.some(other => overlaps(other, subnet))
+  if (preferred !== undefined && isFree(preferred)) return preferred
+  const start = hashOf(hostId) % subnetCount(config)
+  return (
+    firstFreeAround(config, [...taken, ...used], start) ??
+    used.find(subnet => isSubnetOf(config, subnet) && isFree(subnet)) ??
+    firstFreeAround(config, taken, start)
+  )
+}
+
+function firstFreeAround(
+  config: FamilyConfig,
+  taken: readonly Prefix[],
+  start: bigint,
+): Prefix | undefined {
   const count = subnetCount(config)
   const blocked = blockedRanges(config, taken, count)
-  const start = hashOf(hostId) % count
   const index = firstFree(blocked, start, count) ?? firstFree(blocked, 0n, start)
   return index === undefined ? undefined : subnetAt(config, index)
 }

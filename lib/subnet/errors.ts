@@ -4,6 +4,7 @@ export type SubnetErrorCode =
   | 'ERR_SUBNET_TAKEN' // another host was faster: pick another subnet
   | 'ERR_SUBNET_EXHAUSTED' // no free subnet in the range: say so, wait for one
   | 'ERR_LEASE_LOST' // another host holds our subnet: stop using it
+  | 'ERR_HOST_CLONED' // another living host has our host id: take a new one
   | 'ERR_REGISTRY_UNAVAILABLE' // no answer from etcd: try again; a write may have happened
   | 'ERR_REGISTRY_REFUSED' // etcd answered no (credentials, permission): the operator must act
   | 'ERR_WATCH_COMPACTED' // the revision is gone from history: list again

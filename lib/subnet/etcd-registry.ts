@@ -31,7 +31,7 @@ import {
  * The registry in etcd, on its KV, lease and watch calls. etcd3's own Watcher
  * loses events when it is cut while catching up and never recovers from an
  * expired login, and its Lease reports a loss after 2.5 times the TTL; both are
- * done here and in watch-leases.ts and renew-lease.ts instead.
+ * done here and in follow-prefix.ts and keep-lease.ts instead.
  */
 export class EtcdRegistry implements Registry {
   readonly #options: EtcdOptions

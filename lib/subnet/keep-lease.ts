@@ -2,10 +2,16 @@ import type { Logger } from 'pino'
 import type { HeldLease } from './acquire-lease.js'
 import { Backoff, type Clock } from './clock.js'
 import { SubnetError, isSubnetError } from './errors.js'
-import { formatAddress } from './prefix.js'
-import type { Entry, Registry } from './registry.js'
-import { formatSubnet } from './subnet-key.js'
-import { type Holder, formatHolder, parseSubnetRecord } from './subnet-record.js'
+import { formatAddress, sameAddress } from './prefix.js'
+import type { Entry, Guard, Registry } from './registry.js'
+import { configKey, formatSubnet } from './subnet-key.js'
+import {
+  type Holder,
+  type OwnHolder,
+  formatHolder,
+  parseSubnetRecord,
+} from './subnet-record.js'
+import { guardsOfFree, putSubnet } from './subnet-writes.js'
 
 /** No lease is renewed less often, however long it is. */
 const MAX_RENEW_INTERVAL_MS = 5 * 60_000
@@ -13,21 +19,32 @@ const MAX_RENEW_INTERVAL_MS = 5 * 60_000
 const FIRST_RETRY_MS = 1000
 const LAST_RETRY_MS = 30_000
 
+/** How often a lease of that length is kept alive. */
+export function renewIntervalMs(ttlSeconds: number): number {
+  return Math.min((ttlSeconds * 1000) / 3, MAX_RENEW_INTERVAL_MS)
+}
+
 export interface KeepLease {
   readonly registry: Registry
+  /** Clean etcd prefix. */
+  readonly prefix: string
   readonly held: HeldLease
-  readonly holder: Holder & { readonly hostId: string }
+  readonly holder: OwnHolder
   readonly ttlSeconds: number
   readonly clock: Clock
   readonly log: Logger
+  /** Called when our record was made anew or proven again. */
+  onHeld(held: HeldLease): void
 }
 
 /**
  * Keeps our lease: by keep-alives of the one etcd lease, which make no event for
- * anybody, and by putting the record back when somebody deleted it.
+ * anybody, and by putting the record back when it is gone.
  */
 export class LeaseKeeper {
   #held: HeldLease
+  /** Why the lease could not be renewed; undefined when it could. */
+  trouble: string | undefined
   #wake = new AbortController()
   readonly #options: KeepLease
 
@@ -41,13 +58,13 @@ export class LeaseKeeper {
   }
 
   /** When the registry may give the subnet away, in ms of the clock; never for a reservation. */
-  get expiresAt(): number {
+  get provenUntil(): number {
     return this.#held.leaseId === undefined
       ? Number.POSITIVE_INFINITY
       : this.#held.provenAt + this.#options.ttlSeconds * 1000
   }
 
-  /** Our record was seen to be gone: do not wait for the next renewal. */
+  /** Something happened to our record or the registry: do not wait for the next renewal. */
   checkNow(): void {
     this.#wake.abort()
   }
@@ -55,30 +72,35 @@ export class LeaseKeeper {
   /** Renews until `signal` aborts. Rejects with ERR_LEASE_LOST when another host has our subnet. */
   async run(signal: AbortSignal): Promise<void> {
     const { clock, log, ttlSeconds } = this.#options
-    const intervalMs = Math.min((ttlSeconds * 1000) / 3, MAX_RENEW_INTERVAL_MS)
+    const intervalMs = renewIntervalMs(ttlSeconds)
     const backoff = new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS)
-    let failing = false
-    await this.#sleep(intervalMs, signal)
+    // A lease from an earlier run is proven first.
+    await this.#sleep(this.#held.provenAt + intervalMs - clock.now(), signal)
     while (!signal.aborted) {
       try {
         await this.#check()
-        if (failing) log.info('lease renewed again')
-        failing = false
+        if (this.trouble !== undefined) log.info('lease renewed again')
+        this.trouble = undefined
         backoff.reset()
         await this.#sleep(intervalMs, signal)
       } catch (error) {
         if (!isRetryable(error)) throw error
-        if (!failing)
+        if (this.trouble === undefined)
           log.warn({ reason: error.message }, 'cannot renew the lease; trying again')
-        failing = true
-        await backoff.wait(signal)
+        this.trouble = error.message
+        await backoff.wait(AbortSignal.any([signal, this.#wake.signal]))
+        this.#rearm()
       }
     }
   }
 
   async #sleep(ms: number, signal: AbortSignal): Promise<void> {
     await this.#options.clock.sleep(ms, AbortSignal.any([signal, this.#wake.signal]))
-    this.#wake = new AbortController()
+    this.#rearm()
+  }
+
+  #rearm(): void {
+    if (this.#wake.signal.aborted) this.#wake = new AbortController()
   }
 
   /** Renews the lease and puts the record back if it is gone. */
@@ -90,50 +112,128 @@ export class LeaseKeeper {
     const { entry } = await registry.get(key)
     if (entry === undefined) {
       await this.#restore(alive ? leaseId : undefined)
-    } else if (alive && entry.leaseId === leaseId) {
-      this.#held = { ...this.#held, provenAt: now }
+    } else if (alive && entry.leaseId === leaseId && this.#isOurs(entry)) {
+      this.#setHeld({
+        ...this.#held,
+        createRevision: entry.createRevision,
+        provenAt: now,
+      })
     } else {
-      await this.#adopt(entry)
+      await this.#adopt(entry, alive ? leaseId : undefined)
     }
   }
 
-  /** Creates the record again: the subnet is free, so nothing changes for containers. */
+  #setHeld(held: HeldLease): void {
+    this.#held = held
+    this.#options.onHeld(held)
+  }
+
+  /**
+   * Creates the record again: the subnet is free, so nothing changes for
+   * containers. Not before the network's configuration is there: a registry
+   * without one was wiped, and what its operator puts back decides.
+   */
   async #restore(aliveLeaseId: string | undefined): Promise<void> {
-    const { log } = this.#options
+    const { registry, prefix, log } = this.#options
+    const config = await registry.get(configKey(prefix))
+    if (config.entry === undefined) {
+      throw new SubnetError(
+        'ERR_SUBNET_CONFIG',
+        `our lease is gone and so is ${configKey(prefix)}: etcd was wiped; store the network configuration again`,
+      )
+    }
     log.warn(
       { subnet: formatSubnet(this.#held.subnet) },
       'our lease was gone; putting it back',
     )
-    await this.#write(0n, aliveLeaseId)
+    const guards = [
+      ...guardsOfFree(prefix, this.#held.subnet),
+      { key: configKey(prefix), modRevision: config.entry.modRevision },
+    ]
+    await this.#write(guards, aliveLeaseId)
   }
 
-  /** The record is there on another lease. Ours, or unreadable: written again; else somebody took the subnet. */
-  async #adopt(entry: Entry): Promise<void> {
+  /**
+   * The record is there, but not as we left it. Ours or unreadable: written
+   * again; with an operator's etcd lease or none, that stays. Else somebody took
+   * the subnet.
+   */
+  async #adopt(entry: Entry, aliveLeaseId: string | undefined): Promise<void> {
     const other = readHolder(entry)
-    if (other !== undefined && other.hostId !== this.#options.holder.hostId) {
+    if (other !== undefined && !this.#isHolder(other)) {
       const subnet = formatSubnet(this.#held.subnet)
       const by = other.publicIp ?? other.publicIpv6
       throw new SubnetError(
         'ERR_LEASE_LOST',
-        `our subnet ${subnet} is held by ${by ? formatAddress(by) : 'another host'} now`,
+        `our subnet ${subnet} is held by ${by ? formatAddress(by) : (other.hostId ?? 'another host')} now`,
       )
     }
-    await this.#write(entry.modRevision, undefined)
+    const guards = [{ key: entry.key, modRevision: entry.modRevision }]
+    if (entry.leaseId === undefined) await this.#becomeReservation(guards)
+    else await this.#write(guards, aliveLeaseId, entry.createRevision)
   }
 
-  async #write(expected: bigint, aliveLeaseId: string | undefined): Promise<void> {
-    const { registry, holder, ttlSeconds, clock } = this.#options
-    const { key } = this.#held
+  #isOurs(entry: Entry): boolean {
+    const holder = readHolder(entry)
+    return holder !== undefined && this.#isHolder(holder)
+  }
+
+  /** Our id, and not another machine that goes by it; or no id, and our address: flannel's way. */
+  #isHolder(other: Holder): boolean {
+    const { holder } = this.#options
+    const sameIp =
+      sameAddress(other.publicIp, holder.publicIp) &&
+      sameAddress(other.publicIpv6, holder.publicIpv6)
+    return sameIp && (other.hostId === undefined || other.hostId === holder.hostId)
+  }
+
+  /** An operator took our record's lease away: it does not expire any more. */
+  async #becomeReservation(guards: readonly Guard[]): Promise<void> {
+    const { registry, prefix, holder, clock, log } = this.#options
+    const { subnet, leaseId } = this.#held
+    const value = formatHolder(holder)
+    const record = { value, hostId: holder.hostId }
+    const provenAt = clock.now()
+    const outcome = await registry.commit(
+      guards,
+      putSubnet(prefix, subnet, record, undefined),
+    )
+    if (!outcome.succeeded) throw this.#changedMeanwhile()
+    log.info({ subnet: formatSubnet(subnet) }, 'our subnet is reserved for us now')
+    if (leaseId !== undefined) await registry.revokeLease(leaseId)
+    const { key, createRevision } = this.#held
+    this.#setHeld({ key, subnet, createRevision, provenAt })
+  }
+
+  async #write(
+    guards: readonly Guard[],
+    aliveLeaseId: string | undefined,
+    createRevision?: bigint,
+  ): Promise<void> {
+    const { registry, prefix, holder, ttlSeconds, clock } = this.#options
+    const { key, subnet } = this.#held
     const provenAt = clock.now()
     const leaseId = aliveLeaseId ?? (await registry.grantLease(ttlSeconds))
-    const { succeeded } = await registry.commit(
-      [{ key, modRevision: expected }],
-      [{ kind: 'put', key, value: formatHolder(holder), leaseId }],
+    const record = { value: formatHolder(holder), hostId: holder.hostId }
+    const outcome = await registry.commit(
+      guards,
+      putSubnet(prefix, subnet, record, leaseId),
     )
-    if (!succeeded) {
-      throw new SubnetError('ERR_SUBNET_TAKEN', `${key} changed while we wrote it`)
-    }
-    this.#held = { ...this.#held, leaseId, provenAt }
+    if (!outcome.succeeded) throw this.#changedMeanwhile()
+    this.#setHeld({
+      key,
+      subnet,
+      leaseId,
+      provenAt,
+      createRevision: createRevision ?? outcome.revision,
+    })
+  }
+
+  #changedMeanwhile(): SubnetError {
+    return new SubnetError(
+      'ERR_SUBNET_TAKEN',
+      `${this.#held.key} changed while we wrote it`,
+    )
   }
 }
 
@@ -151,6 +251,7 @@ function isRetryable(error: unknown): error is SubnetError {
   return (
     isSubnetError(error, 'ERR_REGISTRY_UNAVAILABLE') ||
     isSubnetError(error, 'ERR_REGISTRY_REFUSED') ||
+    isSubnetError(error, 'ERR_SUBNET_CONFIG') ||
     isSubnetError(error, 'ERR_SUBNET_TAKEN')
   )
 }

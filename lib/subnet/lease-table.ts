@@ -1,4 +1,5 @@
 import type { Change, Entry, Snapshot } from './registry.js'
+import { subnetsOverlap } from './subnet-key.js'
 import { type SubnetRecord, parseSubnetRecord } from './subnet-record.js'
 
 /** A record that could not be read, and why. It changes nothing else. */
@@ -10,14 +11,31 @@ export interface BadRecord {
 /**
  * The subnet records of the registry as this host knows them. Fed by snapshots
  * and changes alike; whoever reads it cannot tell how they came.
+ *
+ * A registry that was wiped or restored has forgotten hosts that are there. Its
+ * snapshot is merged: what it lacks is kept as *orphans*, until their time has
+ * come, they turn up again, or somebody else takes their subnet.
  */
 export class LeaseTable {
   readonly #records = new Map<string, SubnetRecord>()
   readonly #bad = new Map<string, string>()
+  /** Clock time at which an orphan is given up, by key. */
+  readonly #orphans = new Map<string, number>()
 
   /** Takes the place of everything known before. */
   replace(snapshot: Snapshot): void {
     this.#records.clear()
+    this.#bad.clear()
+    this.#orphans.clear()
+    for (const entry of snapshot.entries) this.#put(entry)
+  }
+
+  /** Adds and overrides. @param keepUntil clock time until which what is missing is kept. */
+  merge(snapshot: Snapshot, keepUntil: number): void {
+    const there = new Set(snapshot.entries.map(({ key }) => key))
+    for (const key of this.#records.keys()) {
+      if (!there.has(key) && !this.#orphans.has(key)) this.#orphans.set(key, keepUntil)
+    }
     this.#bad.clear()
     for (const entry of snapshot.entries) this.#put(entry)
   }
@@ -27,16 +45,30 @@ export class LeaseTable {
       if (change.kind === 'put') {
         this.#put(change.entry)
       } else {
-        this.#records.delete(change.key)
-        this.#bad.delete(change.key)
+        this.#delete(change.key)
       }
     }
   }
 
+  /** Gives up the orphans whose time has come. Returns whether there were any. */
+  dropOrphans(now: number): boolean {
+    const due = [...this.#orphans].filter(([, until]) => until <= now)
+    for (const [key] of due) this.#delete(key)
+    return due.length > 0
+  }
+
+  /** When the next orphan is given up; undefined when there is none. */
+  get nextOrphanAt(): number | undefined {
+    return this.#orphans.size === 0 ? undefined : Math.min(...this.#orphans.values())
+  }
+
   #put(entry: Entry): void {
     try {
-      this.#records.set(entry.key, parseSubnetRecord(entry))
+      const record = parseSubnetRecord(entry)
+      this.#records.set(entry.key, record)
       this.#bad.delete(entry.key)
+      this.#orphans.delete(entry.key)
+      this.#evictOrphans(record)
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error
       // An unreadable new value leaves the last readable one in force.
@@ -44,8 +76,28 @@ export class LeaseTable {
     }
   }
 
+  /** Two halves of a dual-stack subnet may turn up under keys that differ from the orphan's. */
+  #evictOrphans(record: SubnetRecord): void {
+    for (const key of this.#orphans.keys()) {
+      const orphan = this.#records.get(key)
+      if (orphan !== undefined && subnetsOverlap(orphan.subnet, record.subnet))
+        this.#delete(key)
+    }
+  }
+
+  #delete(key: string): void {
+    this.#records.delete(key)
+    this.#bad.delete(key)
+    this.#orphans.delete(key)
+  }
+
   get(key: string): SubnetRecord | undefined {
     return this.#records.get(key)
+  }
+
+  /** True for a record that the registry has forgotten. */
+  isOrphan(key: string): boolean {
+    return this.#orphans.has(key)
   }
 
   records(): SubnetRecord[] {

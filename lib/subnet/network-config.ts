@@ -14,6 +14,7 @@ import {
   parsePrefix,
   prefixSize,
 } from './prefix.js'
+import { type Subnet, prefixesOf } from './subnet-key.js'
 
 /** The range of one address family, cut into subnets of one length. */
 export interface FamilyConfig {
@@ -303,6 +304,19 @@ export function isSubnetOf(config: FamilyConfig, prefix: Prefix): boolean {
     prefix.length === config.subnetLength &&
     prefix.network >= config.subnetMin &&
     prefix.network <= config.subnetMax
+  )
+}
+
+/** True when the subnet has one half of each family of the network, and each may be held. */
+export function isSubnetOfNetwork(subnet: Subnet, config: NetworkConfig): boolean {
+  const halves = prefixesOf(subnet)
+  return (
+    halves.length === config.families.length &&
+    config.families.every(family =>
+      halves.some(
+        half => half.family === family.network.family && isSubnetOf(family, half),
+      ),
+    )
   )
 }
 

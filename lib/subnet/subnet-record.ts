@@ -26,6 +26,9 @@ export interface Holder {
   readonly sourceIps?: readonly Address[]
 }
 
+/** The holder that this host is. */
+export type OwnHolder = Holder & { readonly hostId: string }
+
 interface RecordBase {
   readonly key: string
   readonly subnet: Subnet

@@ -1,52 +1,48 @@
 import type { Logger } from 'pino'
 import { Backoff, type Clock } from './clock.js'
 import { SubnetError, isSubnetError } from './errors.js'
-import type { LeaseTable } from './lease-table.js'
-import { type Registry, revisionOf } from './registry.js'
+import { type Change, type Registry, type Snapshot, revisionOf } from './registry.js'
 
 /** Between two attempts to reach the registry, in ms. */
 const FIRST_RETRY_MS = 200
 const LAST_RETRY_MS = 5000
 
-export interface WatchLeases {
+export interface FollowPrefix {
   readonly registry: Registry
-  /** Keys of the records, with the slash at the end. */
   readonly prefix: string
-  readonly table: LeaseTable
   readonly clock: Clock
   readonly log: Logger
-  /** Called after each change of the table, and not awaited by the watch. */
-  onChange(): void
-  /** Called when the registry stops or starts to answer. */
-  onReachable(reachable: boolean): void
+  /** Everything there is: at first, and again whenever history was lost. */
+  readonly onSnapshot: (snapshot: Snapshot) => Promise<void> | void
+  readonly onChanges: (changes: readonly Change[]) => void
+  /** Called when the registry stops or starts to answer, with the reason if it stops. */
+  readonly onReachable?: (reachable: boolean, why: string) => void
 }
 
 /**
- * Keeps the table equal to the registry: lists at a revision, watches from the
- * next, and after a cut goes on behind the last change seen. Only when that
- * history is gone does it list again; the table works out the difference.
+ * Follows what lies under a prefix until `signal` aborts: lists at a revision,
+ * watches from the next, and after a cut goes on behind the last change seen.
+ * Only when that history is gone does it list again.
  */
-export async function watchLeases(
-  options: WatchLeases,
+export async function followPrefix(
+  options: FollowPrefix,
   signal: AbortSignal,
 ): Promise<void> {
-  const { registry, prefix, table, log } = options
+  const { registry, prefix, log, onSnapshot, onChanges } = options
   const retry = new Retry(options)
   let next: bigint | undefined
   while (!signal.aborted) {
     try {
       if (next === undefined) {
         const snapshot = await registry.list(prefix)
-        table.replace(snapshot)
+        await onSnapshot(snapshot)
         next = snapshot.revision + 1n
         retry.succeeded()
-        options.onChange()
       }
       for await (const changes of registry.watch(prefix, next, signal)) {
-        table.apply(changes)
         next = changes.reduce((from, change) => max(from, revisionOf(change) + 1n), next)
+        if (changes.length > 0) onChanges(changes)
         retry.succeeded()
-        if (changes.length > 0) options.onChange()
       }
     } catch (error) {
       if (!(error instanceof SubnetError)) throw error
@@ -54,7 +50,7 @@ export async function watchLeases(
         isSubnetError(error, 'ERR_WATCH_COMPACTED') ||
         isSubnetError(error, 'ERR_REVISION_REGRESSED')
       ) {
-        log.info({ reason: error.message }, 'listing all leases again')
+        log.info({ prefix, reason: error.message }, 'listing again')
         next = undefined
       }
       await retry.failed(error, signal)
@@ -68,21 +64,20 @@ function max(a: bigint, b: bigint): bigint {
 
 /** Says once that the registry is away and once that it is back, and waits in between. */
 class Retry {
-  readonly #options: WatchLeases
+  readonly #onReachable: FollowPrefix['onReachable']
   readonly #backoff: Backoff
   #failing = false
 
-  constructor(options: WatchLeases) {
-    this.#options = options
-    this.#backoff = new Backoff(options.clock, FIRST_RETRY_MS, LAST_RETRY_MS)
+  constructor({ clock, onReachable }: FollowPrefix) {
+    this.#onReachable = onReachable
+    this.#backoff = new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS)
   }
 
   succeeded(): void {
     this.#backoff.reset()
     if (!this.#failing) return
     this.#failing = false
-    this.#options.log.info('etcd answers again')
-    this.#options.onReachable(true)
+    this.#onReachable?.(true, '')
   }
 
   async failed(error: SubnetError, signal: AbortSignal): Promise<void> {
@@ -90,11 +85,7 @@ class Retry {
       error.code === 'ERR_REGISTRY_UNAVAILABLE' || error.code === 'ERR_REGISTRY_REFUSED'
     if (away && !this.#failing) {
       this.#failing = true
-      this.#options.log.warn(
-        { reason: error.message },
-        'cannot watch leases; forwarding goes on with the last known ones',
-      )
-      this.#options.onReachable(false)
+      this.#onReachable?.(false, error.message)
     }
     await this.#backoff.wait(signal)
   }

@@ -1,0 +1,221 @@
+import type { Backend } from '../../lib/backend/backend.js'
+import { selectRemotes } from '../../lib/backend/remotes.js'
+import { type Host, type Tenure, TenureEnd } from '../../lib/subnet/host-lease.js'
+import { runAll } from '../../lib/subnet/loops.js'
+import { formatPrefix } from '../../lib/subnet/prefix.js'
+import type { Entry } from '../../lib/subnet/registry.js'
+import { type Subnet, formatSubnet, sameSubnet } from '../../lib/subnet/subnet-key.js'
+import { type SubnetRecord, formatHolder } from '../../lib/subnet/subnet-record.js'
+import type { DaemonContext } from './daemon.js'
+import { startFirewall } from './firewall.js'
+import type { ReadCache } from './lease-cache-file.js'
+import type { PreparedNetwork } from './prepare-network.js'
+import { writeSubnetEnv } from './subnet-env-file.js'
+import { runSubnetHook } from './subnet-hook.js'
+import { printSummary } from './summary.js'
+import { RemoteSync } from './sync-remotes.js'
+import { notifySystemd } from './systemd-notify.js'
+
+/** The status is brought up to date with the lease this often. */
+const NOTE_INTERVAL_MS = 5000
+
+/** One tenure on this machine: what every part of it needs. */
+export interface Serving extends PreparedNetwork {
+  readonly subnet: Subnet
+  readonly backend: Backend
+  readonly tenure: Tenure
+  readonly sync: RemoteSync
+}
+
+/** This machine's side of holding a subnet: device, routes, firewall, files. */
+export class NetworkHost implements Host {
+  readonly #context: DaemonContext
+  readonly #prepared: PreparedNetwork
+  #backend: Backend | undefined
+  /** What containers were told of last. */
+  #told: Subnet | undefined
+
+  constructor(context: DaemonContext, prepared: PreparedNetwork) {
+    this.#context = context
+    this.#prepared = prepared
+    this.#told = prepared.previous
+  }
+
+  async permit(until: number): Promise<void> {
+    // A path that does not answer is the backend's own matter: it is replaced and told again.
+    await this.#backend?.permit(until).catch(() => undefined)
+  }
+
+  async serve(tenure: Tenure, signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#context
+    const { plan } = this.#prepared
+    const { subnet } = tenure.keeper.held
+    const backend = await plan.start(subnet)
+    this.#backend = backend
+    try {
+      await backend.permit(tenure.permit.until)
+      const sync = new RemoteSync(backend, clock, log)
+      await this.#run({ ...this.#prepared, subnet, backend, tenure, sync }, signal)
+    } finally {
+      this.#backend = undefined
+      await backend.close(this.#howToClose(signal))
+    }
+  }
+
+  /** Packets go on flowing through a restart of the daemon, but not from a subnet that is given up. */
+  #howToClose({ reason }: AbortSignal): 'keep' | 'end' {
+    const { flags } = this.#context
+    const isOver = reason === 'end' || reason instanceof TenureEnd
+    return isOver || flags['release-on-exit'] ? 'end' : 'keep'
+  }
+
+  async #run(serving: Serving, signal: AbortSignal): Promise<void> {
+    const { state } = this.#context
+    const { config, subnet, backend, sync, tenure } = serving
+    this.#publishStatus(serving)
+    const firewall = await startFirewall(this.#context, { config, subnet })
+    await runAll(signal, [
+      each => this.#followRemotes(serving, each),
+      each => this.#noteLease(tenure, each),
+      each => sync.run(each),
+      each => backend.run(each),
+      each => firewall.run(each),
+      each => serving.cacheFile.run(() => describeCache(serving), each),
+      each => this.#announce(serving, each),
+    ])
+    if (signal.aborted) state.phase = 'starting'
+  }
+
+  /** Tells containers and the supervisor of the subnet. */
+  async #announce(serving: Serving, signal: AbortSignal): Promise<void> {
+    const { state, flags, log } = this.#context
+    const { subnet } = serving
+    if (!(await writeSubnetEnv(this.#context, serving, signal))) return
+    state.phase = 'ready'
+    notifySystemd('READY=1', log)
+    const before = this.#told
+    this.#told = subnet
+    await printSummary(this.#context, serving)
+    if (before !== undefined && !sameSubnet(before, subnet)) {
+      log.warn(
+        { subnet: formatSubnet(subnet), before: formatSubnet(before) },
+        'the subnet of this host has changed: containers keep their old addresses until they are started again',
+      )
+      await runSubnetHook(flags, { subnet, before, log })
+    }
+  }
+
+  /** Turns what the registry says into the list of remotes. */
+  async #followRemotes(serving: Serving, signal: AbortSignal): Promise<void> {
+    const { state, log } = this.#context
+    const { view } = serving.tenure
+    const said = new Set<string>()
+    const update = (): void => {
+      state.etcdReachable = view.reachable
+      serving.cacheFile.touch()
+      if (!view.listed && view.table.records().length === 0) return
+      const { remotes, rejected } = selectRemotes(
+        view.table.records(),
+        serving.tenure.keeper.held,
+        serving.config,
+        serving.plan.leaseType,
+      )
+      serving.sync.update(remotes)
+      const ignored = [...rejected, ...view.table.bad()]
+      state.ignoredRecords = ignored
+      for (const { key, why } of ignored) {
+        if (!said.has(`${key} ${why}`)) log.warn({ key, why }, 'record ignored')
+      }
+      // Only what is wrong now is remembered, so that the memory stays bounded.
+      said.clear()
+      for (const { key, why } of ignored) said.add(`${key} ${why}`)
+    }
+    const forget = view.subscribe(update)
+    update()
+    await untilAborted(signal)
+    forget()
+  }
+
+  /** Says when the lease is not as fresh as it should be, and when forwarding has stopped. */
+  async #noteLease({ keeper, permit }: Tenure, signal: AbortSignal): Promise<void> {
+    const { state, clock, renewMarginMs } = this.#context
+    while (!signal.aborted) {
+      const now = clock.now()
+      const left = keeper.provenUntil - now
+      state.note(
+        'lease',
+        left > renewMarginMs
+          ? keeper.trouble
+          : `${left > 0 ? 'ends soon' : 'not proven any more'}: ${keeper.trouble ?? 'etcd is away'}`,
+      )
+      state.report(
+        'lease',
+        permit.until > now
+          ? undefined
+          : 'the lease ran out while this host was not there to renew it; waiting for etcd to say whose the subnet is',
+      )
+      await clock.sleep(NOTE_INTERVAL_MS, signal)
+    }
+  }
+
+  #publishStatus(serving: Serving): void {
+    const { state, clock } = this.#context
+    const { config, backend, holder, tenure, sync } = serving
+    const { keeper, permit } = tenure
+    state.publish('networks', () =>
+      config.families.map(({ network }) => formatPrefix(network)),
+    )
+    state.publish('lease', () => ({
+      subnet: formatSubnet(keeper.held.subnet),
+      key: keeper.held.key,
+      expiresInSeconds: Number.isFinite(keeper.provenUntil)
+        ? Math.round((keeper.provenUntil - clock.now()) / 1000)
+        : null,
+      forwardingForSeconds: Math.max(0, Math.round((permit.until - clock.now()) / 1000)),
+      record: JSON.parse(formatHolder(holder)) as unknown,
+    }))
+    state.publish('backend', () => backend.describe())
+    state.publish('remotes', () =>
+      sync.remotes.map(remote => ({
+        subnet: formatSubnet(remote.subnet),
+        ...backend.routeTo(remote),
+        record: JSON.parse(formatHolder(remote.holder)) as unknown,
+      })),
+    )
+  }
+}
+
+function describeCache({ configText, holder, tenure }: Serving): ReadCache {
+  const { keeper, permit, view } = tenure
+  return {
+    config: configText,
+    held: keeper.held,
+    permitUntil: permit.until,
+    holder: formatHolder(holder),
+    records: view.table.records().map(toEntry),
+  }
+}
+
+function toEntry(record: SubnetRecord): Entry {
+  const { key, holder, createRevision, modRevision } = record
+  return {
+    key,
+    value: formatHolder(holder),
+    createRevision,
+    modRevision,
+    ...(record.kind === 'lease' && { leaseId: record.leaseId }),
+  }
+}
+
+async function untilAborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return
+  await new Promise<void>(resolve => {
+    signal.addEventListener(
+      'abort',
+      () => {
+        resolve()
+      },
+      { once: true },
+    )
+  })
+}

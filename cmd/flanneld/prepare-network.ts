@@ -1,0 +1,134 @@
+import { join } from 'node:path'
+import type { BackendPlan } from '../../lib/backend/backend.js'
+import { planBackend } from '../../lib/backend/backends.js'
+import type { Underlay } from '../../lib/backend/underlay.js'
+import type { RememberedLease } from '../../lib/subnet/host-lease.js'
+import {
+  type NetworkConfig,
+  parseNetworkConfig,
+} from '../../lib/subnet/network-config.js'
+import { type Address, FAMILIES, sameAddress } from '../../lib/subnet/prefix.js'
+import type { Entry } from '../../lib/subnet/registry.js'
+import type { Subnet } from '../../lib/subnet/subnet-key.js'
+import {
+  type Holder,
+  type OwnHolder,
+  formatHolder,
+} from '../../lib/subnet/subnet-record.js'
+import type { DaemonContext } from './daemon.js'
+import { type Identity, type IdentityOptions, obtainIdentity } from './identity.js'
+import { LeaseCacheFile, type ReadCache } from './lease-cache-file.js'
+import { makePlaces, networkDirectory } from './places.js'
+import { readPreviousSubnetEnv } from './subnet-env-file.js'
+import { checkOverlaps, findUnderlay, readLocalAddresses } from './this-host.js'
+import { storeFirstConfig, waitForConfig } from './wait-for-config.js'
+
+/** Everything that is decided before this host has a subnet. */
+export interface PreparedNetwork {
+  readonly config: NetworkConfig
+  /** The configuration as it was stored. */
+  readonly configText: string
+  readonly underlay: Underlay
+  readonly plan: BackendPlan
+  readonly holder: OwnHolder
+  readonly identity: Identity
+  readonly identityOptions: IdentityOptions
+  readonly localAddresses: readonly Address[]
+  readonly previous: Subnet | undefined
+  readonly cacheFile: LeaseCacheFile
+  /** What an earlier run knew; only when etcd did not answer this one. */
+  readonly remembered: Remembered | undefined
+  /** etcd or the configuration was not there at first. */
+  readonly isUnsettled: boolean
+}
+
+export interface Remembered extends RememberedLease {
+  readonly records: readonly Entry[]
+}
+
+/**
+ * Finds the network, this host's interface and its name, and how packets will
+ * travel. Waits for what may come: etcd, the configuration. Undefined when the
+ * daemon is stopped meanwhile.
+ */
+export async function prepareNetwork(
+  context: DaemonContext,
+): Promise<PreparedNetwork | undefined> {
+  const { flags, places, state, clock, log, stop } = context
+  const cacheFile = new LeaseCacheFile(places.leaseCacheFile, clock, log)
+  const cache = await cacheFile.read()
+  await storeFirstConfig(context, cache === undefined)
+  const found = await waitForConfig(context, cache?.config)
+  if (found === undefined) return undefined
+  const { text: configText, waited, isRemembered } = found
+  const config = parseNetworkConfig(configText)
+  state.phase = 'starting'
+
+  const underlay = await findUnderlay(flags, config, log)
+  const directory = networkDirectory(config.families.map(family => family.network))
+  const stateDir = join(places.stateDir, directory)
+  const runDir = join(places.runDir, directory)
+  await makePlaces(stateDir, runDir)
+  const previous =
+    cache?.held.subnet ?? (await readPreviousSubnetEnv(flags['subnet-file'], log))
+  await checkOverlaps({ config, previous, stateDir, endpoints: context.endpoints })
+  const plan = planBackend({
+    config,
+    underlay,
+    stateDir,
+    runDir,
+    verify: flags.verify,
+    clock,
+    log,
+  })
+
+  const identityOptions = {
+    given: flags['node-id'],
+    file: places.hostIdFile,
+    mac: underlay.mac,
+  }
+  const identity = await obtainIdentity(identityOptions, log)
+  const holder = { ...describeHolder(underlay, plan), hostId: identity.hostId }
+  if (stop.aborted) return undefined
+  return {
+    config,
+    configText,
+    underlay,
+    plan,
+    holder,
+    identity,
+    identityOptions,
+    localAddresses: await readLocalAddresses(underlay),
+    previous,
+    cacheFile,
+    remembered: isRemembered ? recall(cache, holder, identity) : undefined,
+    isUnsettled: waited,
+  }
+}
+
+/** A cache of another host, or of this one at another address, is nobody's. */
+function recall(
+  cache: ReadCache | undefined,
+  holder: OwnHolder,
+  { mayBeClone }: Identity,
+): Remembered | undefined {
+  if (cache === undefined || mayBeClone || cache.holder !== formatHolder(holder))
+    return undefined
+  const { held, permitUntil, records } = cache
+  return { held, permitUntil, records }
+}
+
+/** The addresses that others reach us by; and, behind NAT, the one that we may send from. */
+function describeHolder(underlay: Underlay, plan: BackendPlan): Holder {
+  const { publicAddresses, addresses } = underlay
+  const sourceIps = FAMILIES.flatMap(family => {
+    const own = addresses[family]
+    return own === undefined || sameAddress(own, publicAddresses[family]) ? [] : [own]
+  })
+  return {
+    ...(publicAddresses[4] && { publicIp: publicAddresses[4] }),
+    ...(publicAddresses[6] && { publicIpv6: publicAddresses[6] }),
+    backendType: plan.leaseType,
+    ...(sourceIps.length > 0 && { sourceIps }),
+  }
+}

@@ -1,0 +1,44 @@
+import { followPrefix } from '../../lib/subnet/follow-prefix.js'
+import type { Entry } from '../../lib/subnet/registry.js'
+import { configKey } from '../../lib/subnet/subnet-key.js'
+import type { DaemonContext } from './daemon.js'
+
+/**
+ * Watches the stored configuration and says when it differs from the one in
+ * use. It is never applied by itself: one typo would strand a cluster.
+ */
+export async function watchConfig(
+  { registry, prefix, state, clock, log }: DaemonContext,
+  inUse: string,
+  signal: AbortSignal,
+): Promise<void> {
+  const key = configKey(prefix)
+  const compare = (entry: Entry | undefined): void => {
+    const note =
+      entry === undefined
+        ? `${key} is gone from etcd; this host goes on with the configuration that it has`
+        : entry.value.trim() === inUse.trim()
+          ? undefined
+          : 'the stored network configuration has changed; it takes effect with flannelctl config apply, or at a restart'
+    if (note !== undefined) log.warn({ reason: note }, 'network configuration')
+    state.note('config', note)
+  }
+  await followPrefix(
+    {
+      registry,
+      prefix: key,
+      clock,
+      log,
+      onSnapshot: ({ entries }) => {
+        compare(entries.find(entry => entry.key === key))
+      },
+      onChanges: changes => {
+        for (const change of changes) {
+          if (change.kind === 'delete' && change.key === key) compare(undefined)
+          if (change.kind === 'put' && change.entry.key === key) compare(change.entry)
+        }
+      },
+    },
+    signal,
+  )
+}

@@ -1,0 +1,449 @@
+import type { Logger } from 'pino'
+import { type HeldLease, acquireLease } from './acquire-lease.js'
+import { Backoff, type Clock } from './clock.js'
+import { SubnetError, isSubnetError } from './errors.js'
+import { followPrefix } from './follow-prefix.js'
+import { LeaseKeeper } from './keep-lease.js'
+import { LeaseView } from './lease-view.js'
+import { runAll } from './loops.js'
+import { type NetworkConfig, isSubnetOfNetwork } from './network-config.js'
+import {
+  type Order,
+  type StandingOrder,
+  formatOrder,
+  orderKey,
+  readOrder,
+} from './orders.js'
+import type { WhoWeAre } from './own-record.js'
+import { PERMIT_INTERVAL_MS, Permit } from './permit.js'
+import type { Registry } from './registry.js'
+import {
+  type Subnet,
+  formatSubnet,
+  formatSubnetKey,
+  subnetsOverlap,
+} from './subnet-key.js'
+import { parseSubnetRecord } from './subnet-record.js'
+import { deleteSubnet } from './subnet-writes.js'
+
+/** Between two attempts to get a subnet, in ms. */
+const FIRST_RETRY_MS = 1000
+const LAST_RETRY_MS = 30_000
+
+/** How long a newcomer waits for others after the registry was away or empty. */
+const SETTLE_MS = 5000
+
+/** A wait that something else ends. */
+const DAY_MS = 86_400_000
+
+export interface HostLeaseOptions extends WhoWeAre {
+  readonly registry: Registry
+  /** Clean etcd prefix. */
+  readonly prefix: string
+  readonly config: NetworkConfig
+  readonly ttlSeconds: number
+  readonly mayBeClone: boolean
+  /** The registry was away or empty when this host looked first. */
+  readonly isUnsettled: boolean
+  /** What an earlier run of the daemon held: used until the registry answers. */
+  readonly remembered?: RememberedLease
+  readonly clock: Clock
+  readonly log: Logger
+  /** Called with a reason while there is no subnet, and with undefined when there is one. */
+  readonly onWait: (reason: string | undefined) => void
+}
+
+export interface RememberedLease {
+  readonly held: HeldLease
+  /** Clock time until which the earlier run allowed forwarding. */
+  readonly permitUntil: number
+}
+
+/** Why a host gives up a subnet that it holds: the reason that a tenure's signal aborts with. */
+export class TenureEnd extends Error {
+  override readonly name = 'TenureEnd'
+  readonly kind: 'lost' | 'moved' | 'revoked' | 'released'
+  readonly to: Subnet | undefined
+
+  constructor(kind: TenureEnd['kind'], message: string, to?: Subnet) {
+    super(message)
+    this.kind = kind
+    this.to = to
+  }
+}
+
+/** The time during which this host holds one subnet. */
+export interface Tenure {
+  readonly keeper: LeaseKeeper
+  readonly view: LeaseView
+  readonly permit: Permit
+}
+
+/**
+ * What this host does with a subnet: makes its devices, follows the view,
+ * forwards while it is permitted. Resolves when `signal` aborts and nothing is
+ * forwarded any more. `extend` is called with every word on the permit.
+ */
+export interface Host {
+  serve(tenure: Tenure, signal: AbortSignal): Promise<void>
+  /** @param until clock time until which packets may flow. */
+  permit(until: number): Promise<void>
+}
+
+/**
+ * This host's place in the network, over all its tenures: takes a subnet, keeps
+ * it, and when it is lost to another host or an order says so, takes another.
+ *
+ *            acquire                 lost · moved
+ *   seeking ─────────► holding ───────────────────► seeking
+ *      ▲                  │ revoked
+ *      │ order deleted    ▼
+ *      └─────────────── barred
+ */
+export class HostLease {
+  readonly view: LeaseView
+  readonly #options: HostLeaseOptions
+  #previous: Subnet | undefined
+  #remembered: RememberedLease | undefined
+  #keeper: LeaseKeeper | undefined
+  #order: StandingOrder | undefined
+  #isReleased = false
+  /** Aborts when the order changes or the subnet is to be released. */
+  #news = new AbortController()
+
+  constructor(options: HostLeaseOptions) {
+    this.#options = options
+    this.#previous = options.previous
+    this.#remembered = options.remembered
+    this.view = new LeaseView(options)
+  }
+
+  /** Runs until `signal` aborts; its reason goes on to the tenure's signal. */
+  async run(host: Host, signal: AbortSignal): Promise<void> {
+    await runAll(signal, [
+      each => this.view.run(each),
+      each => this.#followOrders(each),
+      each => this.#live(host, each),
+    ])
+  }
+
+  get hostId(): string {
+    return this.#options.holder.hostId
+  }
+
+  /** What is held now, or was held last if `run` has ended. */
+  get held(): HeldLease | undefined {
+    return this.#keeper?.held
+  }
+
+  /** Gives the subnet back for good; `run` resolves when that is done. */
+  release(): void {
+    this.#isReleased = true
+    this.#tellNews()
+  }
+
+  #tellNews(): void {
+    this.#news.abort()
+    this.#news = new AbortController()
+  }
+
+  async #live(host: Host, signal: AbortSignal): Promise<void> {
+    let end: TenureEnd | undefined
+    while (!signal.aborted) {
+      if (!(await this.#untilAllowed(signal))) return
+      const start = this.#recall() ?? (await this.#acquire(end, signal))
+      if (start === undefined) return
+      end = await this.#hold(start, host, signal)
+      if (end !== undefined) await this.#finish(start.held, end)
+      if (this.#isReleased) return
+    }
+  }
+
+  /** What an earlier run held, while the registry has not answered this one. */
+  #recall(): RememberedLease | undefined {
+    const remembered = this.#remembered
+    this.#remembered = undefined
+    return remembered
+  }
+
+  /** An order to hold nothing stands until it is deleted. */
+  async #untilAllowed(signal: AbortSignal): Promise<boolean> {
+    const { clock, onWait } = this.#options
+    while (this.#order?.kind === 'revoke' && !signal.aborted) {
+      await this.#answer('done', 'no subnet is held')
+      onWait('an order bars this host from the network: flannelctl lease allow')
+      const news = this.#news.signal
+      await clock.sleep(DAY_MS, AbortSignal.any([signal, news]))
+    }
+    return !signal.aborted
+  }
+
+  /** Takes a subnet; waits, and says so, while none is free or the registry is away. */
+  async #acquire(
+    end: TenureEnd | undefined,
+    signal: AbortSignal,
+  ): Promise<RememberedLease | undefined> {
+    const { log, onWait, clock } = this.#options
+    const backoff = new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS)
+    let { isUnsettled } = this.#options
+    let said = ''
+    while (!signal.aborted) {
+      try {
+        const held = await acquireLease({
+          ...this.#options,
+          previous: this.#previous,
+          wanted: end?.to,
+          unwanted: end?.kind === 'moved' ? this.#previous : undefined,
+          settleMs: isUnsettled ? SETTLE_MS : 0,
+        })
+        log.info(
+          { subnet: formatSubnet(held.subnet), hostId: this.#options.holder.hostId },
+          'lease acquired',
+        )
+        onWait(undefined)
+        return { held, permitUntil: 0 }
+      } catch (error) {
+        if (!isWorthWaiting(error)) throw error
+        if (error.message !== said)
+          log.warn({ reason: error.message }, 'waiting for a subnet')
+        said = error.message
+        isUnsettled ||= error.code === 'ERR_REGISTRY_UNAVAILABLE'
+        // A subnet that an order named may be gone: then any other.
+        if (error.code === 'ERR_SUBNET_TAKEN') end = undefined
+        onWait(error.message)
+        await backoff.wait(signal)
+      }
+    }
+    return undefined
+  }
+
+  /** One tenure. Returns why it ended; undefined when `signal` aborted. */
+  async #hold(
+    { held, permitUntil }: RememberedLease,
+    host: Host,
+    signal: AbortSignal,
+  ): Promise<TenureEnd | undefined> {
+    const { view } = this
+    this.#previous = held.subnet
+    const permit = new Permit(permitUntil)
+    const keeper = new LeaseKeeper({
+      ...this.#options,
+      held,
+      onHeld: now => {
+        view.setOwn(now)
+      },
+    })
+    this.#keeper = keeper
+    view.setOwn(held)
+    const forget = view.subscribe(watchOwnRecord(view, keeper))
+    const tenure = { keeper, view, permit }
+    try {
+      await runAll(signal, [
+        each => keepOrLose(keeper, each),
+        each => this.#obey(each),
+        each => extendPermit(tenure, host, this.#options.clock, each),
+        each => host.serve(tenure, each),
+      ])
+      return undefined
+    } catch (error) {
+      if (!(error instanceof TenureEnd)) throw error
+      this.#keeper = undefined
+      return error
+    } finally {
+      forget()
+      view.setOwn(undefined)
+    }
+  }
+
+  /** Ends the tenure when an order says so. */
+  async #obey(signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#options
+    while (!signal.aborted) {
+      const order = this.#order
+      if (this.#isReleased) {
+        throw new TenureEnd('released', 'the subnet is released on request')
+      }
+      if (order?.kind === 'revoke') {
+        throw new TenureEnd('revoked', 'an order says to give the subnet back')
+      }
+      if (order?.kind === 'move' && order.state === 'open') {
+        const obstacle = this.#obstacleTo(order)
+        if (obstacle === undefined) {
+          throw new TenureEnd('moved', 'an order says to take another subnet', order.to)
+        }
+        log.warn({ reason: obstacle }, 'an order to move cannot be obeyed')
+        await this.#answer('refused', obstacle)
+      }
+      const news = this.#news.signal
+      await clock.sleep(DAY_MS, AbortSignal.any([signal, news]))
+    }
+  }
+
+  #obstacleTo({ to }: Order): string | undefined {
+    if (to === undefined) return undefined
+    if (!isSubnetOfNetwork(to, this.#options.config))
+      return `${formatSubnet(to)} is not a subnet of the network`
+    const taken = this.view.table
+      .records()
+      .find(record => subnetsOverlap(record.subnet, to))
+    return taken && `${formatSubnet(to)} is taken`
+  }
+
+  /** Nothing is forwarded any more: gives the subnet back if it is ours to give. */
+  async #finish(held: HeldLease, end: TenureEnd): Promise<void> {
+    const { log, registry, prefix, clock } = this.#options
+    log.warn(
+      { subnet: formatSubnet(held.subnet), reason: end.message },
+      'subnet given up',
+    )
+    if (end.kind === 'lost') {
+      this.#previous = undefined
+      return
+    }
+    const backoff = new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS)
+    const done = await retry(backoff, () =>
+      releaseSubnet(registry, prefix, this.#options.holder.hostId, held.subnet),
+    )
+    if (done && end.kind === 'moved')
+      await this.#answer('done', 'another subnet is taken')
+  }
+
+  async #followOrders(signal: AbortSignal): Promise<void> {
+    const { registry, prefix, holder, clock, log } = this.#options
+    const key = orderKey(prefix, holder.hostId)
+    const take = (order: StandingOrder | undefined): void => {
+      this.#order = order
+      this.#tellNews()
+    }
+    await followPrefix(
+      {
+        registry,
+        prefix: key,
+        clock,
+        log,
+        onSnapshot: ({ entries }) => {
+          const entry = entries.find(candidate => candidate.key === key)
+          take(entry && readOrder(entry))
+        },
+        onChanges: changes => {
+          for (const change of changes) {
+            if (change.kind === 'delete' && change.key === key) take(undefined)
+            if (change.kind === 'put' && change.entry.key === key)
+              take(readOrder(change.entry))
+          }
+        },
+      },
+      signal,
+    )
+  }
+
+  /** Tells the operator what came of the order; it may have been replaced meanwhile. */
+  async #answer(state: Order['state'], answer: string): Promise<void> {
+    const { registry, prefix, holder } = this.#options
+    const order = this.#order
+    if (order?.state !== 'open') return
+    const key = orderKey(prefix, holder.hostId)
+    this.#order = { ...order, state, answer }
+    const value = formatOrder(this.#order)
+    await registry
+      .commit([{ key, modRevision: order.modRevision }], [{ kind: 'put', key, value }])
+      .catch((error: unknown) => {
+        if (!(error instanceof SubnetError)) throw error
+      })
+  }
+}
+
+/** Looks at once when our record is gone or another's, or when the registry is back. */
+function watchOwnRecord(view: LeaseView, keeper: LeaseKeeper): () => void {
+  let wasReachable = view.reachable
+  return () => {
+    if (!view.listed) return
+    const { key, leaseId } = keeper.held
+    const record = view.table.get(key)
+    const isAsLeft =
+      record?.kind === 'lease' ? record.leaseId === leaseId : leaseId === undefined
+    if (!isAsLeft || view.table.isOrphan(key) || (view.reachable && !wasReachable))
+      keeper.checkNow()
+    wasReachable = view.reachable
+  }
+}
+
+async function keepOrLose(keeper: LeaseKeeper, signal: AbortSignal): Promise<void> {
+  try {
+    await keeper.run(signal)
+  } catch (error) {
+    if (!isSubnetError(error, 'ERR_LEASE_LOST')) throw error
+    throw new TenureEnd('lost', error.message)
+  }
+}
+
+async function extendPermit(
+  { keeper, permit }: Tenure,
+  host: Host,
+  clock: Clock,
+  signal: AbortSignal,
+): Promise<void> {
+  while (!signal.aborted) {
+    const now = clock.now()
+    const before = permit.until
+    await host.permit(permit.extend(now, keeper.provenUntil))
+    // A permit that has run out waits for proof; none is nearer than the next look at the registry.
+    if (before !== 0 && before < now && permit.until === before) keeper.checkNow()
+    await clock.sleep(PERMIT_INTERVAL_MS, signal)
+  }
+  permit.withdraw()
+  if (signal.reason instanceof TenureEnd) await host.permit(0)
+}
+
+/** Deletes a subnet's record if it is that host's. */
+export async function releaseSubnet(
+  registry: Registry,
+  prefix: string,
+  hostId: string,
+  subnet: Subnet,
+): Promise<void> {
+  const key = formatSubnetKey(prefix, subnet)
+  const { entry } = await registry.get(key)
+  if (entry === undefined) return
+  const record = tryParse(entry)
+  if (record?.holder.hostId !== hostId) return
+  await registry.commit(
+    [{ key, modRevision: entry.modRevision }],
+    deleteSubnet(prefix, subnet),
+  )
+  if (record.kind === 'lease') await registry.revokeLease(record.leaseId)
+}
+
+function tryParse(
+  entry: Parameters<typeof parseSubnetRecord>[0],
+): ReturnType<typeof parseSubnetRecord> | undefined {
+  try {
+    return parseSubnetRecord(entry)
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined
+    throw error
+  }
+}
+
+/** A few times; what still fails is left to the lease's end. */
+async function retry(backoff: Backoff, attempt: () => Promise<void>): Promise<boolean> {
+  for (let round = 1; round <= 5; round++) {
+    try {
+      await attempt()
+      return true
+    } catch (error) {
+      if (!(error instanceof SubnetError)) throw error
+      await backoff.wait()
+    }
+  }
+  return false
+}
+
+function isWorthWaiting(error: unknown): error is SubnetError {
+  return (
+    isSubnetError(error, 'ERR_SUBNET_EXHAUSTED') ||
+    isSubnetError(error, 'ERR_SUBNET_TAKEN') ||
+    isSubnetError(error, 'ERR_REGISTRY_UNAVAILABLE') ||
+    isSubnetError(error, 'ERR_REGISTRY_REFUSED')
+  )
+}

@@ -1,0 +1,157 @@
+import type { Logger } from 'pino'
+import type { Clock } from './clock.js'
+import { followPrefix } from './follow-prefix.js'
+import { LeaseTable } from './lease-table.js'
+import { runAll } from './loops.js'
+import { type Change, type Registry, type Snapshot, revisionOf } from './registry.js'
+import { subnetsPrefix } from './subnet-key.js'
+
+/**
+ * How long a host that a wiped or restored registry has forgotten is still
+ * believed in: several times what a living one needs to put its record back.
+ */
+const ORPHAN_GRACE_MS = 15 * 60_000
+
+export interface LeaseViewOptions {
+  readonly registry: Registry
+  /** Clean etcd prefix. */
+  readonly prefix: string
+  readonly clock: Clock
+  readonly log: Logger
+}
+
+/** Our own record as we know it to be: what a registry that forgets is recognised by. */
+export interface OwnMark {
+  readonly key: string
+  readonly createRevision: bigint
+}
+
+/** What this host knows of everybody's leases, kept up with the registry. */
+export class LeaseView {
+  readonly table = new LeaseTable()
+  /** False while the registry does not answer. */
+  reachable = true
+  /** True once a list has come from the registry. */
+  listed = false
+  readonly #listeners = new Set<() => void>()
+  readonly #options: LeaseViewOptions
+  #own: OwnMark | undefined
+  /** Our record was made anew and we have not seen why: the next list may lack more than it. */
+  #suspicious = false
+  #revision = 0n
+  #wake = new AbortController()
+
+  constructor(options: LeaseViewOptions) {
+    this.#options = options
+  }
+
+  /** Calls `listener` after each change of the table or of reachability; returns how to stop that. */
+  subscribe(listener: () => void): () => void {
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
+  }
+
+  #tell(): void {
+    for (const listener of this.#listeners) listener()
+  }
+
+  /** Tells what our own record is; undefined while we hold none. */
+  setOwn(own: OwnMark | undefined): void {
+    const before = this.#own
+    this.#own = own
+    if (before?.key !== own?.key || before === undefined || own === undefined) return
+    const unseen = this.table.get(own.key)?.createRevision === before.createRevision
+    if (unseen && own.createRevision !== before.createRevision) this.#suspicious = true
+  }
+
+  /** Starts from what an earlier run knew. */
+  remember(snapshot: Snapshot): void {
+    this.table.replace(snapshot)
+    this.#tell()
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    const { registry, prefix, clock, log } = this.#options
+    await runAll(signal, [
+      each =>
+        followPrefix(
+          {
+            registry,
+            prefix: subnetsPrefix(prefix),
+            clock,
+            log,
+            onSnapshot: snapshot => {
+              this.#take(snapshot)
+            },
+            onChanges: changes => {
+              this.#apply(changes)
+            },
+            onReachable: (reachable, why) => {
+              this.#setReachable(reachable, why)
+            },
+          },
+          each,
+        ),
+      each => this.#dropOrphans(each),
+    ])
+  }
+
+  #take(snapshot: Snapshot): void {
+    const { clock, log } = this.#options
+    const continuous = this.#isContinuous(snapshot)
+    this.#suspicious = false
+    this.#revision = snapshot.revision
+    if (continuous) {
+      this.table.replace(snapshot)
+    } else {
+      log.warn(
+        { revision: String(snapshot.revision) },
+        'etcd does not know our lease as it was: it may have been wiped or restored; remotes that it lacks are kept for a while',
+      )
+      this.table.merge(snapshot, clock.now() + ORPHAN_GRACE_MS)
+      this.#wake.abort()
+    }
+    this.listed = true
+    this.#tell()
+  }
+
+  /** A registry that has our record as we wrote it has forgotten nobody else. */
+  #isContinuous({ entries, revision }: Snapshot): boolean {
+    const own = this.#own
+    if (this.#suspicious || revision < this.#revision) return false
+    if (own === undefined) return true
+    return entries.some(
+      ({ key, createRevision }) =>
+        key === own.key && createRevision === own.createRevision,
+    )
+  }
+
+  #apply(changes: readonly Change[]): void {
+    for (const change of changes) this.#revision = revisionOf(change)
+    this.table.apply(changes)
+    this.#tell()
+  }
+
+  #setReachable(reachable: boolean, why: string): void {
+    const { log } = this.#options
+    this.reachable = reachable
+    if (reachable) log.info('etcd answers again')
+    else
+      log.warn(
+        { reason: why },
+        'cannot watch leases; forwarding goes on with the last known ones',
+      )
+    this.#tell()
+  }
+
+  async #dropOrphans(signal: AbortSignal): Promise<void> {
+    const { clock } = this.#options
+    while (!signal.aborted) {
+      this.#wake = new AbortController()
+      const at = this.table.nextOrphanAt ?? Number.POSITIVE_INFINITY
+      const ms = Math.min(ORPHAN_GRACE_MS, at - clock.now())
+      await clock.sleep(ms, AbortSignal.any([signal, this.#wake.signal]))
+      if (this.table.dropOrphans(clock.now())) this.#tell()
+    }
+  }
+}

@@ -1,0 +1,74 @@
+import { isJsonObject } from './go-json.js'
+import { parsePrefix } from './prefix.js'
+import type { Entry } from './registry.js'
+import { type Subnet, formatSubnet, subnetFromPrefixes } from './subnet-key.js'
+
+/**
+ * What an operator orders a host to do with its subnet. Deleting the record is
+ * no order: a host puts it back.
+ *
+ *   move    give the subnet back and take another
+ *   revoke  give it back and take none, until the order is deleted
+ */
+export interface Order {
+  readonly kind: 'move' | 'revoke'
+  /** move: the subnet to take, else any. */
+  readonly to?: Subnet
+  readonly state: 'open' | 'done' | 'refused'
+  /** What the host says about it. */
+  readonly answer?: string
+}
+
+export function orderKey(prefix: string, hostId: string): string {
+  return `${prefix}/orders/${hostId}`
+}
+
+const VERSION = 1
+
+export function formatOrder({ kind, to, state, answer }: Order): string {
+  return JSON.stringify({
+    version: VERSION,
+    kind,
+    ...(to && { to: formatSubnet(to) }),
+    state,
+    ...(answer !== undefined && { answer }),
+  })
+}
+
+/** Throws SyntaxError. */
+export function parseOrder(text: string): Order {
+  const value: unknown = JSON.parse(text)
+  if (!isJsonObject(value) || value['version'] !== VERSION) {
+    throw new SyntaxError(`not an order of version ${VERSION}`)
+  }
+  const { kind, to, state, answer } = value
+  if (kind !== 'move' && kind !== 'revoke') throw new SyntaxError('unknown kind of order')
+  if (state !== 'open' && state !== 'done' && state !== 'refused')
+    throw new SyntaxError('unknown state of an order')
+  return {
+    kind,
+    state,
+    ...(typeof to === 'string' && { to: parseSubnet(to) }),
+    ...(typeof answer === 'string' && { answer }),
+  }
+}
+
+/** `10.5.72.0/24`, or both families joined by ` and `. Throws SyntaxError. */
+export function parseSubnet(text: string): Subnet {
+  return subnetFromPrefixes(text.split(' and ').map(half => parsePrefix(half.trim())))
+}
+
+/** An order with the revision that its answer replaces. */
+export interface StandingOrder extends Order {
+  readonly modRevision: bigint
+}
+
+/** The order in an entry; undefined when it cannot be read, which is nobody's order. */
+export function readOrder(entry: Entry): StandingOrder | undefined {
+  try {
+    return { ...parseOrder(entry.value), modRevision: entry.modRevision }
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined
+    throw error
+  }
+}

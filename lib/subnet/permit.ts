@@ -1,0 +1,44 @@
+/** Between two words to the packet path. */
+export const PERMIT_INTERVAL_MS = 10_000
+
+/** How far ahead forwarding is allowed while nothing proves our hold. */
+const GRACE_MS = 60_000
+
+/** No permit reaches further, not even that of a reservation, which has no end. */
+const LONGEST_MS = 86_400_000
+
+/**
+ * How long this host may forward from its subnet. While the lease is proven:
+ * until it ends. Beyond, as long as the daemon is there to say so every time
+ * before the permit runs out, since an outage of etcd must not stop the network.
+ * A permit that has run out, because the daemon died or the machine slept, is
+ * only renewed by proof: the subnet may be somebody else's by now.
+ */
+export class Permit {
+  #until: number
+
+  /** @param until what an earlier run of the daemon allowed, in ms of the clock. */
+  constructor(until = 0) {
+    this.#until = until
+  }
+
+  /** Clock time until which packets may flow. */
+  get until(): number {
+    return this.#until
+  }
+
+  /** @param provenUntil clock time at which the registry may give the subnet away. */
+  extend(now: number, provenUntil: number): number {
+    const proven = Math.min(provenUntil, now + LONGEST_MS)
+    const unbroken = now < this.#until
+    if (now < provenUntil || unbroken) {
+      this.#until = Math.max(proven, unbroken ? now + GRACE_MS : 0)
+    }
+    return this.#until
+  }
+
+  /** Ends it at once. */
+  withdraw(): void {
+    this.#until = 0
+  }
+}

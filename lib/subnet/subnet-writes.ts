@@ -1,0 +1,56 @@
+import type { Guard, Write } from './registry.js'
+import { formatPrefix } from './prefix.js'
+import { type Subnet, formatSubnetKey, prefixesOf } from './subnet-key.js'
+
+/**
+ * Guard keys of a dual-stack subnet. Its record's key names both halves
+ * together, so that two records could share one half; a claim per half, written
+ * in the same transaction and bound to the same lease, keeps each unique among
+ * our daemons. A subnet of one family is its own claim.
+ */
+export function claimKeys(prefix: string, subnet: Subnet): string[] {
+  const halves = prefixesOf(subnet)
+  if (halves.length < 2) return []
+  return halves.map(
+    half => `${prefix}/claims/v${half.family}/${formatPrefix(half).replace('/', '-')}`,
+  )
+}
+
+/** What must not be there for a subnet to be free. */
+export function guardsOfFree(prefix: string, subnet: Subnet): Guard[] {
+  const keys = [formatSubnetKey(prefix, subnet), ...claimKeys(prefix, subnet)]
+  return keys.map(key => ({ key, modRevision: 0n }))
+}
+
+/**
+ * Writes a subnet's record with its claims.
+ *
+ * @param leaseId what takes them away in the end; undefined for a reservation.
+ */
+export function putSubnet(
+  prefix: string,
+  subnet: Subnet,
+  record: { readonly value: string; readonly hostId: string },
+  leaseId: string | undefined,
+): Write[] {
+  const bound = leaseId === undefined ? {} : { leaseId }
+  return [
+    {
+      kind: 'put',
+      key: formatSubnetKey(prefix, subnet),
+      value: record.value,
+      ...bound,
+    },
+    ...claimKeys(prefix, subnet).map(key => ({
+      kind: 'put' as const,
+      key,
+      value: record.hostId,
+      ...bound,
+    })),
+  ]
+}
+
+export function deleteSubnet(prefix: string, subnet: Subnet): Write[] {
+  const keys = [formatSubnetKey(prefix, subnet), ...claimKeys(prefix, subnet)]
+  return keys.map(key => ({ kind: 'delete', key }))
+}
