@@ -1,4 +1,5 @@
 import type { Test } from 'tap'
+import type { LabDaemon } from '../../cmd/flannelctl/lab/daemon.js'
 import type { LabHost } from '../../cmd/flannelctl/lab/host.js'
 import { type Lab, type LabOptions, openLab } from '../../cmd/flannelctl/lab/lab.js'
 import { type RunningPing, startPing } from '../../cmd/flannelctl/lab/ping.js'
@@ -55,15 +56,15 @@ export interface PathStatus {
   readonly offenders: readonly Readonly<Record<string, unknown>>[]
 }
 
-export async function pathOf(host: LabHost): Promise<PathStatus> {
-  const { backend } = await host.daemon.status()
+export async function pathOf(daemon: LabDaemon): Promise<PathStatus> {
+  const { backend } = await daemon.status()
   return (backend as unknown as { path: PathStatus }).path
 }
 
-/** The subnet that a host's daemon holds: 10.5.72.0/24. */
-export async function subnetOf(host: LabHost): Promise<string> {
-  const { lease } = await host.daemon.status()
-  if (lease === undefined) throw new Error(`${host.name} holds no lease`)
+/** The subnet that a daemon holds: 10.5.72.0/24. */
+export async function subnetOf(daemon: LabDaemon): Promise<string> {
+  const { lease } = await daemon.status()
+  if (lease === undefined) throw new Error('the daemon holds no lease')
   return lease.subnet
 }
 

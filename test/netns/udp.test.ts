@@ -5,13 +5,11 @@
  */
 import { readFile, stat } from 'node:fs/promises'
 import t from 'tap'
-import type { LabHost } from '../../cmd/flannelctl/lab/host.js'
-import { runInside } from '../../cmd/flannelctl/lab/namespaces.js'
+import { LabNode } from '../../cmd/flannelctl/lab/host.js'
 import type { PingOptions, PingResult } from '../../cmd/flannelctl/lab/ping.js'
 import { measureTcp } from '../../cmd/flannelctl/lab/throughput.js'
 import { underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
-import { ipv4Packet } from '../helpers/packets.js'
-import { referenceChecksum } from '../reference/checksum.js'
+import { echoRequest, echoesSeen, sendDatagram } from './forged-packets.js'
 import {
   happens,
   isRunning,
@@ -84,14 +82,14 @@ t.test('a host reaches a remote container, and the container the host', async t 
 })
 
 t.test('a container hears that a subnet nobody leases is unreachable', async t => {
-  const leased = new Set(await Promise.all(lab.hosts.map(subnetOf)))
+  const leased = new Set(await Promise.all(lab.hosts.map(host => subnetOf(host.daemon))))
   const free = Array.from({ length: 256 }, (_, index) => `10.5.${index}`).find(
     start => !leased.has(`${start}.0/24`),
   )
 
   const [result] = await one.container.ping([`${free}.2`])
 
-  const router = (await subnetOf(one)).replace(/\/\d+$/, '')
+  const router = (await subnetOf(one.daemon)).replace(/\/\d+$/, '')
   t.same(result?.errors, [`${router}: net unreachable`])
 })
 
@@ -102,7 +100,7 @@ t.test("etcd holds flannel's keys and values, and nothing else", async t => {
       const hostId = lease?.record.HostID ?? ''
       t.match(hostId, /^[0-9a-f]{16}$/)
       return {
-        key: `${SUBNETS}/${(await subnetOf(host)).replace('/', '-')}`,
+        key: `${SUBNETS}/${(await subnetOf(host.daemon)).replace('/', '-')}`,
         value: `{"PublicIP":"${host.address}","PublicIPv6":null,"HostID":"${hostId}"}`,
       }
     }),
@@ -129,7 +127,7 @@ t.test("subnet.env is flannel's, byte for byte", async t => {
     text,
     [
       'FLANNEL_NETWORK=10.5.0.0/16',
-      `FLANNEL_SUBNET=${(await subnetOf(one)).replace('.0/', '.1/')}`,
+      `FLANNEL_SUBNET=${(await subnetOf(one.daemon)).replace('.0/', '.1/')}`,
       `FLANNEL_MTU=${MTU}`,
       'FLANNEL_IPMASQ=false\n',
     ].join('\n'),
@@ -137,46 +135,22 @@ t.test("subnet.env is flannel's, byte for byte", async t => {
   t.equal(mode & 0o777, 0o644, 'readable for every container runtime')
 })
 
-/** An echo request to a container, as the payload of a datagram between hosts. */
-function echoRequest(source: string, destination: string): Buffer {
-  const payload = Buffer.alloc(8)
-  payload[0] = 8
-  payload.writeUInt16BE(referenceChecksum(payload), 2)
-  return Buffer.from(ipv4Packet({ source, destination, payload, protocol: 1 }))
-}
-
-const SEND = `
-const socket = require('node:dgram').createSocket('udp4')
-const [packet, address] = process.argv.slice(1)
-socket.send(Buffer.from(packet, 'hex'), 8285, address, () => socket.close())`
-
-async function sendFrom(namespace: string, to: LabHost, packet: Buffer): Promise<void> {
-  const command = [process.execPath, '-e', SEND, packet.toString('hex'), to.address]
-  await runInside(namespace, command)
-}
-
-/** How many echo requests the container of a host was asked. */
-async function echoesSeen(host: LabHost): Promise<number> {
-  const text = await host.container.run(['cat', '/proc/net/snmp'])
-  const [names = [], values = []] = text
-    .split('\n')
-    .filter(line => line.startsWith('Icmp:'))
-    .map(line => line.split(' '))
-  return Number(values[names.indexOf('InEchos')])
-}
-
 t.test('a packet that its sender may not send is dropped and counted', async t => {
   const [source, forged] = [three.container.address, two.container.address]
   const destination = one.container.address
-  const before = await echoesSeen(one)
+  const stranger = new LabNode(underlayNamespace(lab.name))
+  const before = await echoesSeen(one.container)
 
-  await sendFrom(three.namespace, one, echoRequest(forged, destination))
-  await sendFrom(underlayNamespace(lab.name), one, echoRequest(source, destination))
-  await sendFrom(three.namespace, one, echoRequest(source, destination))
+  await sendDatagram(three, one, echoRequest(forged, destination))
+  await sendDatagram(stranger, one, echoRequest(source, destination))
+  await sendDatagram(three, one, echoRequest(source, destination))
 
-  await happens('the honest packet arrives', async () => (await echoesSeen(one)) > before)
-  const { drops, offenders } = await pathOf(one)
-  t.equal(await echoesSeen(one), before + 1, 'and only the honest one')
+  await happens(
+    'the honest packet arrives',
+    async () => (await echoesSeen(one.container)) > before,
+  )
+  const { drops, offenders } = await pathOf(one.daemon)
+  t.equal(await echoesSeen(one.container), before + 1, 'and only the honest one')
   t.match(drops, { wrongSource: 1, unknownSender: 1 })
   t.match(offenders, [
     { reason: 'wrongSource', outer: three.address, inner: forged, count: 1 },
@@ -195,14 +169,14 @@ t.test('a host that joins is reachable from everywhere within seconds', async t 
 })
 
 t.test('a daemon killed -9 comes back to its subnet, and no packet is lost', async t => {
-  const [subnet, path] = [await subnetOf(two), await pathOf(two)]
+  const [subnet, path] = [await subnetOf(two.daemon), await pathOf(two.daemon)]
   const traffic = await startTraffic(one, two)
 
   await two.daemon.kill('SIGKILL')
   await two.daemon.start()
 
-  t.equal(await subnetOf(two), subnet)
-  t.equal((await pathOf(two)).pid, path.pid, 'the packet path was taken over')
+  t.equal(await subnetOf(two.daemon), subnet)
+  t.equal((await pathOf(two.daemon)).pid, path.pid, 'the packet path was taken over')
   const { sent, lost } = await stopTraffic(traffic)
   t.equal(lost, 0, `of ${sent} packets`)
 })
@@ -212,8 +186,8 @@ for (const [host, origin] of [
   [two, 'that was taken over from an earlier daemon'],
 ] as const) {
   t.test(`a packet path ${origin} is replaced when it is killed -9`, async t => {
-    const { pid } = await pathOf(host)
-    const subnet = await subnetOf(host)
+    const { pid } = await pathOf(host.daemon)
+    const subnet = await subnetOf(host.daemon)
 
     process.kill(pid, 'SIGKILL')
 
@@ -223,16 +197,16 @@ for (const [host, origin] of [
       })
       return result?.received === 1
     })
-    const path = await pathOf(host)
+    const path = await pathOf(host.daemon)
     t.not(path.pid, pid)
     t.ok(isRunning(path.pid))
-    t.equal(await subnetOf(host), subnet)
+    t.equal(await subnetOf(host.daemon), subnet)
     t.same(await unreached({}), [])
   })
 }
 
 t.test('SIGTERM ends the daemon with 0, and packets go on', async t => {
-  const { pid } = await pathOf(two)
+  const { pid } = await pathOf(two.daemon)
   const traffic = await startTraffic(one, two)
 
   const exit = await two.daemon.kill('SIGTERM')
@@ -241,14 +215,14 @@ t.test('SIGTERM ends the daemon with 0, and packets go on', async t => {
 
   t.same(exit, { exitCode: 0, signal: null })
   t.same(missed, [], 'without a daemon')
-  t.equal((await pathOf(two)).pid, pid)
+  t.equal((await pathOf(two.daemon)).pid, pid)
   const { sent, lost } = await stopTraffic(traffic)
   t.equal(lost, 0, `of ${sent} packets`)
 })
 
 t.test('SIGINT ends the daemon with 0, and its packet path and device', async t => {
-  const { pid } = await pathOf(two)
-  const subnet = await subnetOf(two)
+  const { pid } = await pathOf(two.daemon)
+  const subnet = await subnetOf(two.daemon)
 
   const exit = await two.daemon.kill('SIGINT')
 
@@ -259,7 +233,7 @@ t.test('SIGINT ends the daemon with 0, and its packet path and device', async t 
   t.match(result?.errors, [/: net unreachable$/], 'containers are told')
 
   await two.daemon.start()
-  t.equal(await subnetOf(two), subnet, 'the lease was kept for it')
+  t.equal(await subnetOf(two.daemon), subnet, 'the lease was kept for it')
   t.same(await unreached({}), [])
 })
 
