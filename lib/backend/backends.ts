@@ -29,16 +29,27 @@ const MISSING = [
 
 /** Chooses the backend that the configuration names. Throws BackendError; changes nothing. */
 export function planBackend(context: BackendContext): BackendPlan {
+  refuseNfTables(context.config)
   return findType(context.config).plan(context)
 }
 
 /** Whether this build could run what the configuration asks for. Throws BackendError. */
 export function checkBackend(config: NetworkConfig): void {
+  refuseNfTables(config)
   findType(config).check(config)
 }
 
+function refuseNfTables({ enableNfTables }: NetworkConfig): void {
+  if (!enableNfTables) return
+  throw new BackendError(
+    'ERR_BACKEND_UNSUPPORTED',
+    'EnableNFTables: nftables mode is not implemented yet; set EnableNFTables to false',
+  )
+}
+
 function findType({ backend: { type } }: NetworkConfig): BackendType {
-  const found = TYPES[type]
+  // Nobody's type is `constructor`, which every object has.
+  const found = Object.hasOwn(TYPES, type) ? TYPES[type] : undefined
   if (found !== undefined) return found
   const known = Object.keys(TYPES).join(' or ')
   if (MISSING.includes(type)) {

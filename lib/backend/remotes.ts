@@ -1,4 +1,8 @@
-import type { FamilyConfig, NetworkConfig } from '../subnet/network-config.js'
+import {
+  type FamilyConfig,
+  LONGEST_SUBNET,
+  type NetworkConfig,
+} from '../subnet/network-config.js'
 import { containsPrefix, overlaps } from '../subnet/prefix.js'
 import { type Subnet, formatSubnet, prefixesOf } from '../subnet/subnet-key.js'
 import type { SubnetRecord } from '../subnet/subnet-record.js'
@@ -41,6 +45,10 @@ function reject(
   const name = formatSubnet(subnet)
   if (!prefixesOf(subnet).every(prefix => config.families.some(contains(prefix)))) {
     return `subnet ${name} lies outside the network`
+  }
+  // No SubnetLen can be so long; the packet path has no room for a network cut that fine.
+  if (prefixesOf(subnet).some(({ family, length }) => length > LONGEST_SUBNET[family])) {
+    return `subnet ${name} is too small`
   }
   if (
     prefixesOf(subnet).some(prefix =>

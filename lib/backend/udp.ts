@@ -25,6 +25,9 @@ import { type PathProcess, openPathProcess } from './udp/path-process.js'
 /** flannel's port when the configuration names none. */
 const DEFAULT_PORT = 8285
 
+/** The packet path's table has room for a /8 cut into the smallest subnets, /30. */
+const SHORTEST_NETWORK = 8
+
 interface UdpOptions {
   /** The range that packets of ours come from and go to. */
   readonly network: Prefix
@@ -35,6 +38,12 @@ interface UdpOptions {
 export function checkUdp(config: NetworkConfig): UdpOptions {
   const family = familyConfig(config, 4)
   if (family === undefined || config.families.length > 1) throw onlyIpv4()
+  if (family.network.length < SHORTEST_NETWORK) {
+    throw new BackendError(
+      'ERR_BACKEND_UNSUPPORTED',
+      `the udp backend carries a Network of /${SHORTEST_NETWORK} at most, not ${formatPrefix(family.network)}`,
+    )
+  }
   const port = readPort(option(config.backend.options, 'Port'))
   return { network: family.network, port }
 }
@@ -119,8 +128,7 @@ class UdpBackend implements Backend {
   async #configureDevice(): Promise<void> {
     const { network, overlayMtu, subnet } = this.#context
     const { device } = this
-    // ICMP errors go back into the TUN from its own address, which is a martian without this.
-    await writeSysctl(`net/ipv4/conf/${device}/accept_local`, '1')
+    await this.#acceptLocal()
     try {
       await batch([
         // No router solicitations of the kernel's on a device that carries IPv4 alone.
@@ -132,6 +140,20 @@ class UdpBackend implements Backend {
     } catch (cause) {
       const why = cause instanceof Error ? cause.message : String(cause)
       throw new BackendError('ERR_DEVICE', `cannot set up ${device}: ${why}`, { cause })
+    }
+  }
+
+  /** ICMP errors go back into the TUN from its own address, which is a martian without this. */
+  async #acceptLocal(): Promise<void> {
+    const name = `net/ipv4/conf/${this.device}/accept_local`
+    try {
+      await writeSysctl(name, '1')
+    } catch (error) {
+      // In a container /proc/sys is often read-only; packets flow all the same.
+      this.#context.log.warn(
+        { reason: (error as Error).message },
+        'cannot set accept_local: containers do not hear that a destination is unreachable',
+      )
     }
   }
 

@@ -41,6 +41,9 @@ export interface NetworkConfig {
   readonly unknownKeys: readonly string[]
 }
 
+/** Longest prefix that a host may hold, by family (flannel's rule). */
+export const LONGEST_SUBNET: Readonly<Record<Family, number>> = { 4: 30, 6: 126 }
+
 /** What differs between the families: names of keys and flannel's limits. */
 interface FamilyRules {
   readonly family: Family
@@ -49,8 +52,7 @@ interface FamilyRules {
   readonly length: string
   readonly min: string
   readonly max: string
-  /** Longest subnet, and longest Network from which a length can be derived. */
-  readonly longestSubnet: number
+  /** Longest Network from which a subnet's length can be derived. */
   readonly longestNetwork: number
   /** The usual subnet, taken when four of them fit. */
   readonly usualSubnet: number
@@ -65,7 +67,6 @@ const RULES: Readonly<Record<Family, FamilyRules>> = {
     length: 'SubnetLen',
     min: 'SubnetMin',
     max: 'SubnetMax',
-    longestSubnet: 30,
     longestNetwork: 28,
     usualSubnet: 24,
     enabledByDefault: true,
@@ -77,7 +78,6 @@ const RULES: Readonly<Record<Family, FamilyRules>> = {
     length: 'IPv6SubnetLen',
     min: 'IPv6SubnetMin',
     max: 'IPv6SubnetMax',
-    longestSubnet: 126,
     longestNetwork: 124,
     usualSubnet: 64,
     enabledByDefault: false,
@@ -203,7 +203,8 @@ function readSubnetLength(
   network: Prefix,
   derived: string[],
 ): number {
-  const { length: name, longestSubnet, longestNetwork, usualSubnet } = rules
+  const { length: name, longestNetwork, usualSubnet } = rules
+  const longestSubnet = LONGEST_SUBNET[rules.family]
   const shortest = network.length + MIN_SUBNET_BITS
   const given = lookUp(object, name) ?? 0
   if (typeof given !== 'number' || !Number.isInteger(given) || given < 0) {

@@ -1,0 +1,74 @@
+import t from 'tap'
+import { selectRemotes } from '../../../lib/backend/remotes.js'
+import { parseNetworkConfig } from '../../../lib/subnet/network-config.js'
+import { formatSubnet, parseSubnetKey } from '../../../lib/subnet/subnet-key.js'
+import {
+  type SubnetRecord,
+  parseSubnetRecord,
+} from '../../../lib/subnet/subnet-record.js'
+
+function record(name: string, holder: object = { PublicIP: '192.0.2.9' }): SubnetRecord {
+  return parseSubnetRecord({
+    key: `/coreos.com/network/subnets/${name}`,
+    value: JSON.stringify(holder),
+    createRevision: 1n,
+    modRevision: 1n,
+    leaseId: '1',
+  })
+}
+
+const CONFIG = parseNetworkConfig('{"Network":"10.0.0.0/8","SubnetLen":24}')
+const OWN = {
+  key: '/coreos.com/network/subnets/10.5.72.0-24',
+  subnet: parseSubnetKey('10.5.72.0-24'),
+}
+
+/** What is taken, and why the rest is not. */
+function select(records: readonly SubnetRecord[], leaseType = ''): string[] {
+  const { remotes, rejected } = selectRemotes(records, OWN, CONFIG, leaseType)
+  return [
+    ...remotes.map(remote => formatSubnet(remote.subnet)),
+    ...rejected.map(({ why }) => why),
+  ]
+}
+
+t.test('every record but ours is a remote, whatever SubnetLen it was made under', t => {
+  const records = [record('10.5.72.0-24'), record('10.5.1.0-24'), record('10.9.0.0-20')]
+  t.strictSame(select(records), ['10.5.1.0/24', '10.9.0.0/20'])
+  t.end()
+})
+
+t.test(
+  'a record that cannot be routed is told with the reason, and the others are taken',
+  t => {
+    t.strictSame(
+      select([
+        record('172.16.1.0-24'),
+        record('10.5.72.128-25'),
+        record('10.4.0.0-15'),
+        record('10.0.0.0-8'),
+        record('10.6.0.0-31'),
+        record('10.5.2.0-24'),
+      ]),
+      [
+        '10.5.2.0/24',
+        'subnet 172.16.1.0/24 lies outside the network',
+        'subnet 10.5.72.128/25 overlaps ours',
+        'subnet 10.4.0.0/15 overlaps ours',
+        'subnet 10.0.0.0/8 overlaps ours',
+        'subnet 10.6.0.0/31 is too small',
+      ],
+    )
+    t.end()
+  },
+)
+
+t.test('a record of another backend is told with both types', t => {
+  const vxlan = record('10.5.1.0-24', { PublicIP: '192.0.2.9', BackendType: 'vxlan' })
+  t.strictSame(select([vxlan]), ['its backend is vxlan, ours is udp'])
+  t.strictSame(select([vxlan], 'vxlan'), ['10.5.1.0/24'])
+  t.strictSame(select([record('10.5.1.0-24')], 'vxlan'), [
+    'its backend is udp, ours is vxlan',
+  ])
+  t.end()
+})
