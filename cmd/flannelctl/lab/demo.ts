@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import { formatTable } from '../table.js'
 import type { LabHost } from './host.js'
 import type { Lab } from './lab.js'
@@ -8,6 +9,9 @@ import { DEFAULT_PREFIX, UNDERLAY } from './topology.js'
 import { until } from './until.js'
 
 const TRANSFER_SECONDS = 3
+
+/** Long enough to see that packets go on: some fifty pings. */
+const WITHOUT_DAEMON_MS = 1000
 
 /** A change in etcd reaches every daemon in milliseconds. */
 const SETTLE_DEADLINE_MS = 15_000
@@ -114,7 +118,8 @@ async function restartDaemon(lab: Lab, stage: Stage): Promise<void> {
     intervalMs: 20,
   })
   await two.daemon.kill('SIGKILL')
-  stage.say(indent('killed; starting it again'))
+  stage.say(indent('killed; a moment without it, then it is started again'))
+  await delay(WITHOUT_DAEMON_MS, undefined, { signal: stage.signal })
   await two.daemon.start(stage.signal)
   const after = await subnetOf(two)
   const [result] = await running.stop()
