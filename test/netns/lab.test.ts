@@ -124,15 +124,15 @@ t.test('lab up leaves a network to work in until lab down', async t => {
   t.match(up.stdout, `flannelctl lab shell --name ${NAME} host1`)
   const namespaces = await identities()
 
-  const again = await start('up').ended
-  t.equal(again.exitCode, 1)
-  t.match(again.stderr, /is up already/)
-
-  const addresses = await start('shell', ['c1', '--', 'ip', '-4', 'address']).ended
+  const [again, addresses, failing, unknown] = await Promise.all([
+    start('up').ended,
+    start('shell', ['c1', '--', 'ip', '-4', 'address']).ended,
+    start('shell', ['host2', '--', 'sh', '-c', 'exit 7']).ended,
+    start('shell', ['host9', '--', 'true']).ended,
+  ])
+  t.match(again, { exitCode: 1, stderr: /is up already/ })
   t.match(addresses, { exitCode: 0, stdout: /inet 10\.5\.\d+\.2\/24/ })
-  const failing = await start('shell', ['host2', '--', 'sh', '-c', 'exit 7']).ended
   t.equal(failing.exitCode, 7)
-  const unknown = await start('shell', ['host9', '--', 'true']).ended
   t.match(unknown, { exitCode: 1, stderr: /has no host9/ })
 
   t.match(await start('down').ended, { exitCode: 0, stdout: /is removed/ })
@@ -161,14 +161,16 @@ t.test('a machine that lacks something is told what, and nothing is made', async
     return ['unshare', '--mount', 'sh', '-c', `${script} && exec "$@"`, 'sh']
   }
 
-  const noTun = await start('run', [], below('mount -t tmpfs tmpfs /dev/net')).ended
-  const hideEtcd = 'mount --bind /dev/null "$(command -v etcd)"'
-  const noEtcd = await start('run', [], below(hideEtcd)).ended
-  const noSpace = await start('run', ['--network=192.168.77.0/24']).ended
+  const [noTun, noEtcd, noSpace, noVerb] = await Promise.all([
+    start('run', [], below('mount -t tmpfs tmpfs /dev/net')).ended,
+    start('run', [], below('mount --bind /dev/null "$(command -v etcd)"')).ended,
+    start('run', ['--network=192.168.77.0/24']).ended,
+    start('sideways').ended,
+  ])
 
   t.match(noTun, { exitCode: 1, stderr: /\/dev\/net\/tun.*modprobe tun/ })
   t.match(noEtcd, { exitCode: 1, stderr: /apt-get install etcd-server\n$/ })
   t.match(noSpace, { exitCode: 1, stderr: /overlaps 192\.168\.77\.0\/24/ })
-  t.match(await start('sideways').ended, { exitCode: 2, stderr: /no lab sideways/ })
+  t.match(noVerb, { exitCode: 2, stderr: /no lab sideways/ })
   await nothingIsLeft(t, new Set())
 })
