@@ -24,6 +24,8 @@ const PACKAGES = {
   iptables: 'iptables',
   make: 'make',
   nft: 'nftables',
+  nsenter: 'util-linux',
+  openssl: 'openssl',
   ping: 'iputils-ping',
   python3: 'python3',
   setpriv: 'util-linux',
@@ -33,8 +35,8 @@ const PACKAGES = {
 /** What flanneld runs, and its embedded etcd. */
 export const DAEMON_PROGRAMS = ['ip', 'bridge', 'iptables', 'setpriv', 'etcd']
 
-/** What a laboratory of several hosts on this machine needs beyond that. */
-export const LAB_PROGRAMS = ['ping', 'nft']
+/** What `flannelctl lab` needs beyond that. */
+export const LAB_PROGRAMS = ['etcdctl', 'nsenter']
 
 /** What node-gyp compiles raw-socket with. */
 export const COMPILER_PROGRAMS = ['g++', 'make', 'python3']
@@ -43,9 +45,11 @@ export const COMPILER_PROGRAMS = ['g++', 'make', 'python3']
 export const TEST_PROGRAMS = [
   'busybox',
   'dockerd',
-  'etcdctl',
   'ethtool',
   'iperf3',
+  'nft',
+  'openssl',
+  'ping',
   'tcpdump',
 ]
 
