@@ -6,18 +6,15 @@ export function isJsonObject(value: unknown): value is JsonObject {
 }
 
 /**
- * Finds a key as Go's encoding/json does: the exact name first, else any
- * spelling that differs only in case. null counts as not given.
+ * Finds a key as Go's encoding/json does: in any case, and of several spellings
+ * the last one that is not null.
  */
 export function lookUp(object: JsonObject, name: string): unknown {
-  const exact = Object.hasOwn(object, name) ? object[name] : undefined
-  if (exact !== undefined && exact !== null) return exact
   const folded = name.toLowerCase()
   const key = Object.keys(object).findLast(
-    candidate => candidate.toLowerCase() === folded,
+    candidate => candidate.toLowerCase() === folded && object[candidate] !== null,
   )
-  const value = key === undefined ? undefined : object[key]
-  return value === null ? undefined : value
+  return key === undefined ? undefined : object[key]
 }
 
 /** Keys that none of `names` matches in any spelling. */

@@ -59,14 +59,19 @@ export function parseSubnetEnv(text: string): PreviousSubnetEnv {
 /** dotenv lines: comments, `export`, quotes and carriage returns are taken in stride. */
 export function parseVariables(text: string): Map<string, string> {
   const variables = new Map<string, string>()
-  for (const line of text.split(/\r?\n/)) {
-    const [, name, raw] =
-      /^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*$/.exec(line) ?? []
-    if (name === undefined || raw === undefined) continue
-    const quoted = /^(["'])(.*)\1$/.exec(raw)
-    variables.set(name, quoted?.[2] ?? raw.replace(/\s+#.*$/, ''))
+  for (const line of text.split('\n')) {
+    const [, name, raw] = /^(?:export\s+)?([A-Za-z_]\w*)\s*=(.*)$/.exec(line.trim()) ?? []
+    if (name !== undefined && raw !== undefined) variables.set(name, unquote(raw.trim()))
   }
   return variables
+}
+
+/** What stands between quotes, or in front of a comment. */
+function unquote(raw: string): string {
+  const quoted = /^(["'])(.*)\1$/.exec(raw)
+  if (quoted?.[2] !== undefined) return quoted[2]
+  const comment = raw.search(/\s#/)
+  return comment < 0 ? raw : raw.slice(0, comment).trimEnd()
 }
 
 /** A list of ranges, which flannel 0.21 to 0.24 could write, counts as none. */

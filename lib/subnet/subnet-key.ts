@@ -80,12 +80,12 @@ export function formatSubnetKey(prefix: string, subnet: Subnet): string {
 }
 
 /**
- * Reads the subnet from the last part of a key. Only the one spelling that
- * flannel and we write is taken: any other would name a subnet that has a key
- * already. Throws SyntaxError.
+ * Reads the subnet from a key, or from its name alone. Only the one spelling
+ * that flannel and we write is taken, and only right below `subnets/`: any other
+ * would name a subnet that has a key already. Throws SyntaxError.
  */
 export function parseSubnetKey(key: string): Subnet {
-  const name = key.slice(key.lastIndexOf('/') + 1)
+  const [, name = ''] = /^(?:.*\/subnets\/)?([^/]+)$/.exec(key) ?? []
   const subnet = parseName(name)
   if (subnet === undefined || formatSubnetName(subnet) !== name) {
     throw new SyntaxError(

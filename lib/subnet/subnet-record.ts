@@ -130,10 +130,11 @@ const UNREACHABLE = [
   '224.0.0.0/3',
   '::/128',
   '::1/128',
+  '::ffff:0:0/96',
   'ff00::/8',
 ].map(parsePrefix)
 
-/** This network, loopback, multicast, reserved and broadcast: no packet may be sent there. */
+/** This network, loopback, IPv4 in IPv6's clothes, multicast, reserved and broadcast: no packet may be sent there. */
 function isUnreachable(address: Address): boolean {
   return UNREACHABLE.some(prefix => containsAddress(prefix, address))
 }
