@@ -22,12 +22,17 @@ export class LeaseTable {
   /** Clock time at which an orphan is given up, by key. */
   readonly #orphans = new Map<string, number>()
 
-  /** Takes the place of everything known before. */
+  /**
+   * Takes the place of everything known before. As with changes, a record that
+   * became unreadable stays as it was read last, unless its key was gone meanwhile.
+   */
   replace(snapshot: Snapshot): void {
-    this.#records.clear()
-    this.#bad.clear()
+    const created = new Map(snapshot.entries.map(entry => [entry.key, entry.createRevision]))
+    for (const { key, createRevision } of this.records()) {
+      if (created.get(key) !== createRevision) this.#records.delete(key)
+    }
     this.#orphans.clear()
-    for (const entry of snapshot.entries) this.#put(entry)
+    this.#putAll(snapshot)
   }
 
   /** Adds and overrides. @param keepUntil clock time until which what is missing is kept. */
@@ -36,6 +41,10 @@ export class LeaseTable {
     for (const key of this.#records.keys()) {
       if (!there.has(key) && !this.#orphans.has(key)) this.#orphans.set(key, keepUntil)
     }
+    this.#putAll(snapshot)
+  }
+
+  #putAll(snapshot: Snapshot): void {
     this.#bad.clear()
     for (const entry of snapshot.entries) this.#put(entry)
   }
