@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import type { Logger } from 'pino'
 import { BackendError } from '../lib/backend/errors.js'
 import { bootTimeMs } from '../lib/linux/libc.js'
 import { systemClock } from '../lib/subnet/clock.js'
@@ -8,6 +9,7 @@ import { type DaemonFlags, type StopHow, runDaemon } from './flanneld/daemon.js'
 import { FLANNELD_FLAGS } from './flanneld/flag-table.js'
 import { openLogger } from './flanneld/logger.js'
 import { UsageError } from './flanneld/parse-flags.js'
+import { StartError } from './flanneld/start-error.js'
 import { VERSION } from './flanneld/version.js'
 
 const EXIT_FAILURE = 1
@@ -57,18 +59,31 @@ async function runUntilStopped(flags: DaemonFlags): Promise<number> {
     log.info('stopped')
     return 0
   } catch (error) {
-    const expected =
-      error instanceof BackendError ||
-      error instanceof SubnetError ||
-      error instanceof UsageError
-    log.fatal(
-      expected
-        ? { code: 'code' in error ? error.code : undefined }
-        : { stack: (error as Error).stack },
-      (error as Error).message,
-    )
+    logFatal(log, error)
     return error instanceof UsageError ? EXIT_USAGE : EXIT_FAILURE
   }
+}
+
+/** One clear line for what an operator can put right; the stack as well for a mistake of ours. */
+function logFatal(log: Logger, error: unknown): void {
+  if (!(error instanceof Error)) {
+    log.fatal(String(error))
+  } else if (isExpected(error)) {
+    log.fatal({ code: 'code' in error ? error.code : undefined }, error.message)
+  } else {
+    log.fatal({ stack: error.stack }, error.message)
+  }
+}
+
+function isExpected(error: Error): boolean {
+  return (
+    error instanceof BackendError ||
+    error instanceof StartError ||
+    error instanceof SubnetError ||
+    error instanceof UsageError ||
+    // The system's own errors: a directory that may not be written, a full disk.
+    'errno' in error
+  )
 }
 
 /**

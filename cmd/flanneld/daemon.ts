@@ -4,13 +4,20 @@ import { EtcdRegistry } from '../../lib/subnet/etcd-registry.js'
 import type { Registry } from '../../lib/subnet/registry.js'
 import { cleanPrefix } from '../../lib/subnet/subnet-key.js'
 import { Cleanup } from './cleanup.js'
-import { startEmbeddedEtcd } from './embedded-etcd.js'
+import { readEmbeddedEtcdFlags, startEmbeddedEtcd } from './embedded-etcd-flags.js'
 import { readEtcdOptions } from './etcd-options.js'
 import type { FLANNELD_FLAGS } from './flag-table.js'
 import { type Flags, UsageError } from './parse-flags.js'
-import { type Places, lockPlaces, makePlaces, placesOf } from './places.js'
+import {
+  type Places,
+  checkSocketNames,
+  lockPlaces,
+  makePlaces,
+  placesOf,
+} from './places.js'
 import { prepareNetwork } from './prepare-network.js'
 import { serveNetwork } from './serve-network.js'
+import { StartError } from './start-error.js'
 import { DaemonState } from './state.js'
 import { openHealthServer, openStatusServer } from './status-server.js'
 import { notifySystemd } from './systemd-notify.js'
@@ -80,9 +87,14 @@ async function open(
     flags['subnet-lease-renew-margin'],
     leaseTtlSeconds,
   )
-  const etcd = readEtcdOptions(flags)
+  const listen = readEmbeddedEtcdFlags(flags)
+  const etcd = readEtcdOptions({
+    ...flags,
+    ...(listen && { 'etcd-endpoints': listen.origin }),
+  })
   const prefix = cleanPrefix(flags['etcd-prefix'])
   const places = placesOf({ ...flags, 'etcd-prefix': prefix })
+  checkSocketNames(places)
   await makePlaces(places.stateDir, places.runDir)
   takeLock(places, prefix, cleanup)
 
@@ -100,8 +112,10 @@ async function open(
     cleanup.push(() => health.close())
   }
 
-  const embedded = await startEmbeddedEtcd(flags, places, parts)
-  const endpoints = embedded === undefined ? etcd.endpoints : [embedded]
+  const embedded =
+    listen && (await startEmbeddedEtcd(listen, { ...parts, flags, places }))
+  if (embedded) cleanup.push(() => embedded.close())
+  const endpoints = embedded ? [embedded.endpoint] : etcd.endpoints
   const registry = new EtcdRegistry({ ...etcd, endpoints })
   cleanup.push(() => {
     registry.close()
@@ -129,7 +143,7 @@ async function open(
 function readRenewMargin(minutes: number, ttlSeconds: number): number {
   if (minutes > 0 && minutes < 1440)
     return Math.min(minutes * 60_000, (ttlSeconds * 1000) / 2)
-  throw new RangeError(
+  throw new StartError(
     `--subnet-lease-renew-margin is ${minutes}; it must be between 1 and 1439 minutes`,
   )
 }
@@ -149,7 +163,7 @@ function readLeaseTtl(text: string): number {
 function takeLock(places: Places, prefix: string, cleanup: Cleanup): void {
   const lock = lockPlaces(places)
   if (lock === undefined) {
-    throw new Error(
+    throw new StartError(
       `another flanneld with --etcd-prefix ${prefix} runs on this host; give this one a prefix or a --run-dir of its own`,
     )
   }

@@ -1,7 +1,9 @@
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type FileLock, tryLockFile } from '../../lib/linux/file-lock.js'
+import { MAX_SOCKET_PATH } from '../../lib/linux/unix-socket.js'
 import { type Prefix, formatPrefix } from '../../lib/subnet/prefix.js'
+import { StartError } from './start-error.js'
 
 /**
  * The directories of one daemon. Whatever could collide lies in a directory
@@ -58,6 +60,18 @@ export function networkDirectory(networks: readonly Prefix[]): string {
 export async function makePlaces(...directories: readonly string[]): Promise<void> {
   for (const directory of directories)
     await mkdir(directory, { recursive: true, mode: 0o700 })
+}
+
+/**
+ * Throws StartError when the run directory leaves no room for the longest name
+ * of a socket in it: a longer one is cut, and meets another's.
+ */
+export function checkSocketNames({ runDir }: Places): void {
+  const longest = join(runDir, '255.255.255.255-32', 'path.sock')
+  if (Buffer.byteLength(longest) <= MAX_SOCKET_PATH) return
+  throw new StartError(
+    `${longest} is longer than the ${MAX_SOCKET_PATH} bytes that the name of a socket may have; choose a shorter --run-dir or --etcd-prefix`,
+  )
 }
 
 /** Keeps a second daemon for the same prefix away from this host. */

@@ -1,6 +1,7 @@
 import { rmSync } from 'node:fs'
 import { type Server, createServer } from 'node:http'
 import type { Logger } from 'pino'
+import { StartError } from './start-error.js'
 
 /** What the daemon knows of itself, ready for JSON. */
 export type StatusReport = () => Promise<Record<string, unknown>>
@@ -77,7 +78,14 @@ export async function openHealthServer(
       response.writeHead(404).end()
     }
   })
-  await listen(server, address)
+  try {
+    await listen(server, address)
+  } catch (cause) {
+    throw new StartError(
+      `the health server cannot listen on ${address.host}:${address.port} (--healthz-ip, --healthz-port): ${(cause as Error).message}`,
+      { cause },
+    )
+  }
   log.info(address, 'health server listens')
   return closable(server)
 }

@@ -27,7 +27,9 @@ export class LeaseTable {
    * became unreadable stays as it was read last, unless its key was gone meanwhile.
    */
   replace(snapshot: Snapshot): void {
-    const created = new Map(snapshot.entries.map(entry => [entry.key, entry.createRevision]))
+    const created = new Map(
+      snapshot.entries.map(entry => [entry.key, entry.createRevision]),
+    )
     for (const { key, createRevision } of this.records()) {
       if (created.get(key) !== createRevision) this.#records.delete(key)
     }
