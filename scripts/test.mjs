@@ -72,7 +72,7 @@ function testFiles(isWanted = () => true) {
 /** Runs these tests and says how many assertions passed and failed. */
 async function runTap(wrap, files) {
   const report = new TapReport(console.log)
-  const temporary = await mkdtemp(join(tmpdir(), 'flanneld-test-'))
+  const temporary = await mkdtemp(join(tmpdir(), 'flanneld-'))
   const tap = join(ROOT, 'node_modules/.bin/tap')
   const [program, ...args] = wrap([tap, 'run', '--reporter=tap', ...files])
   const { exitCode, ending } = await untilInterrupted(async interrupted => {

@@ -10,7 +10,7 @@ import type { FLANNELD_FLAGS } from './flag-table.js'
 import { type Flags, UsageError } from './parse-flags.js'
 import {
   type Places,
-  checkSocketNames,
+  checkSocketName,
   lockPlaces,
   makePlaces,
   placesOf,
@@ -94,7 +94,7 @@ async function open(
   })
   const prefix = cleanPrefix(flags['etcd-prefix'])
   const places = placesOf({ ...flags, 'etcd-prefix': prefix })
-  checkSocketNames(places)
+  checkSocketName(places.statusSocket)
   await makePlaces(places.stateDir, places.runDir)
   takeLock(places, prefix, cleanup)
 

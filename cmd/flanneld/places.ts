@@ -62,15 +62,11 @@ export async function makePlaces(...directories: readonly string[]): Promise<voi
     await mkdir(directory, { recursive: true, mode: 0o700 })
 }
 
-/**
- * Throws StartError when the run directory leaves no room for the longest name
- * of a socket in it: a longer one is cut, and meets another's.
- */
-export function checkSocketNames({ runDir }: Places): void {
-  const longest = join(runDir, '255.255.255.255-32', 'path.sock')
-  if (Buffer.byteLength(longest) <= MAX_SOCKET_PATH) return
+/** Throws StartError for a socket whose name the kernel would cut, so that it meets another's. */
+export function checkSocketName(path: string): void {
+  if (Buffer.byteLength(path) <= MAX_SOCKET_PATH) return
   throw new StartError(
-    `${longest} is longer than the ${MAX_SOCKET_PATH} bytes that the name of a socket may have; choose a shorter --run-dir or --etcd-prefix`,
+    `${path} is longer than the ${MAX_SOCKET_PATH} bytes that the name of a socket may have; choose a shorter --run-dir or --etcd-prefix`,
   )
 }
 
