@@ -46,6 +46,9 @@ function readFlags(args: readonly string[]): DaemonFlags {
     throw new UsageError(`unexpected argument ${JSON.stringify(word)}`)
   if (flags['iptables-resync'] <= 0)
     throw new UsageError('--iptables-resync must be at least 1')
+  const port = flags['healthz-port']
+  if (port < 0 || port > 65_535)
+    throw new UsageError(`--healthz-port is ${port}; it takes a port from 0 to 65535`)
   return flags
 }
 

@@ -17,13 +17,19 @@ export function readCommandLine<Table extends FlagTable>(
   environment: NodeJS.ProcessEnv,
 ): CommandLine<Table> {
   const { flags, words } = normalizeArguments(args, table)
-  const given = yargs(flags)
+  const given = yargs(flags.map(quoteValue))
     .options(Object.fromEntries(Object.keys(table).map(name => [name, { string: true }])))
     .help(false)
     .version(false)
     .parserConfiguration({ 'camel-case-expansion': false, 'dot-notation': false })
     .parseSync()
   return { flags: resolveFlags(table, given, environment), words }
+}
+
+/** yargs takes one pair of quotes off each value: ours, so that the operator's own stay. */
+function quoteValue(flag: string): string {
+  const [, name = '', value = ''] = /^([^=]*)=(.*)$/s.exec(flag) ?? []
+  return `${name}="${value}"`
 }
 
 /** The text of `--help`: a usage text, then every flag that is not refused. */

@@ -3,6 +3,7 @@ import type { Clock } from '../../lib/subnet/clock.js'
 import { EtcdRegistry } from '../../lib/subnet/etcd-registry.js'
 import type { Registry } from '../../lib/subnet/registry.js'
 import { cleanPrefix } from '../../lib/subnet/subnet-key.js'
+import { checkPrivileges } from './check-privileges.js'
 import { Cleanup } from './cleanup.js'
 import { readEmbeddedEtcdFlags, startEmbeddedEtcd } from './embedded-etcd-flags.js'
 import { readEtcdOptions } from './etcd-options.js'
@@ -17,8 +18,8 @@ import {
 } from './places.js'
 import { prepareNetwork } from './prepare-network.js'
 import { serveNetwork } from './serve-network.js'
-import { StartError } from './start-error.js'
 import { DaemonState } from './state.js'
+import { StartError } from './start-error.js'
 import { openHealthServer, openStatusServer } from './status-server.js'
 import { notifySystemd } from './systemd-notify.js'
 
@@ -92,6 +93,7 @@ async function open(
     ...flags,
     ...(listen && { 'etcd-endpoints': listen.origin }),
   })
+  await checkPrivileges()
   const prefix = cleanPrefix(flags['etcd-prefix'])
   const places = placesOf({ ...flags, 'etcd-prefix': prefix })
   checkSocketName(places.statusSocket)

@@ -14,7 +14,9 @@ export async function writeFileAtomic(
   await mkdir(directory, { recursive: true, mode: 0o755 })
   const temporary = `${path}.${process.pid}.tmp`
   try {
-    const file = await open(temporary, 'w', mode)
+    // What lies there is of a process that died, or a link that leads elsewhere.
+    await rm(temporary, { force: true })
+    const file = await open(temporary, 'wx', mode)
     try {
       await file.chmod(mode)
       await file.writeFile(text)

@@ -35,12 +35,15 @@ export async function obtainIdentity(
   if (given !== '') {
     if (HOST_ID.test(given)) return { hostId: given, mayBeClone: false }
     throw new UsageError(
-      `--node-id ${given} must be up to 64 letters, digits, dots, _ or -`,
+      `--node-id ${JSON.stringify(given)} must be up to 64 letters, digits, dots, _ or -`,
     )
   }
   const fingerprint = await takeFingerprint(mac)
-  const stored = parseStored(await readFileIfAny(file))
+  const text = await readFileIfAny(file)
+  const stored = parseStored(text)
   if (stored === undefined) {
+    if (text !== undefined)
+      log.warn({ file }, 'the stored host id is unreadable; making another')
     return await makeIdentity(file, deriveHostId(fingerprint), fingerprint, log)
   }
   return {

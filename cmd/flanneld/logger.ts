@@ -31,7 +31,11 @@ export function openLogger(level: LogLevel, format: LogFormat): Logger {
   )
 }
 
-const COLOURS: Readonly<Record<string, string>> = { warn: '\x1b[33m', error: '\x1b[31m' }
+const COLOURS: Readonly<Record<string, string>> = {
+  warn: '\x1b[33m',
+  error: '\x1b[31m',
+  fatal: '\x1b[31m',
+}
 const RESET = '\x1b[0m'
 
 function writeText(line: string, colour: boolean): void {
@@ -51,7 +55,7 @@ export function formatLine(line: string, colour: boolean): string {
   const name = String(level)
   const paint = colour ? COLOURS[name] : undefined
   const label = name.toUpperCase().padEnd(5)
-  const head = `${clock} ${paint === undefined ? label : `${paint}${label}${RESET}`} ${String(msg)}`
+  const head = `${clock} ${paint === undefined ? label : `${paint}${label}${RESET}`} ${escapeControls(String(msg))}`
   const tail = Object.entries(fields).map(
     ([key, value]) => `${key}=${formatValue(value)}`,
   )
@@ -59,6 +63,18 @@ export function formatLine(line: string, colour: boolean): string {
 }
 
 function formatValue(value: unknown): string {
-  if (typeof value !== 'string') return JSON.stringify(value)
-  return /[\s"=]/.test(value) || value === '' ? JSON.stringify(value) : value
+  const plain = typeof value === 'string' && value !== '' && !/[\s"=]/.test(value)
+  return escapeControls(plain ? value : JSON.stringify(value))
+}
+
+/**
+ * One message is one line, and nothing in it moves the cursor: keys in etcd and
+ * the words of other programs are not ours.
+ */
+function escapeControls(text: string): string {
+  // eslint-disable-next-line no-control-regex -- control characters are what it is about
+  return text.replace(/[\0-\x1f\x7f-\x9f\u2028-\u202e]/g, character => {
+    const code = character.charCodeAt(0)
+    return code === 10 ? '\\n' : `\\u${code.toString(16).padStart(4, '0')}`
+  })
 }

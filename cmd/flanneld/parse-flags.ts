@@ -22,7 +22,7 @@ export class UsageError extends Error {
 }
 
 /** Go's words for booleans (strconv.ParseBool). */
-const BOOLEANS: Readonly<Record<string, boolean>> = Object.fromEntries([
+const BOOLEANS: ReadonlyMap<string, boolean> = new Map([
   ...['1', 't', 'T', 'true', 'TRUE', 'True'].map(word => [word, true] as const),
   ...['0', 'f', 'F', 'false', 'FALSE', 'False'].map(word => [word, false] as const),
 ])
@@ -58,7 +58,7 @@ export function normalizeArguments(
       continue
     }
     const [, name = '', assigned] = match
-    const flag = table[name]
+    const flag = Object.hasOwn(table, name) ? table[name] : undefined
     if (flag === undefined)
       throw new UsageError(
         describeUnknown(
@@ -133,7 +133,7 @@ const CONVERTERS: Readonly<
   string: (_, last) => last,
   strings: words => words,
   boolean: (_, last, origin) => {
-    const value = BOOLEANS[last]
+    const value = BOOLEANS.get(last)
     if (value === undefined) {
       throw new UsageError(`${origin} is ${JSON.stringify(last)}; it takes true or false`)
     }

@@ -56,10 +56,19 @@ export function networkDirectory(networks: readonly Prefix[]): string {
     .join('_')
 }
 
-/** Makes the directories; only root looks into them. */
+/** Makes the directories; only root looks into them. Throws StartError. */
 export async function makePlaces(...directories: readonly string[]): Promise<void> {
-  for (const directory of directories)
-    await mkdir(directory, { recursive: true, mode: 0o700 })
+  for (const directory of directories) {
+    try {
+      await mkdir(directory, { recursive: true, mode: 0o700 })
+    } catch (cause) {
+      const why = (cause as Error).message
+      throw new StartError(
+        `cannot make the directory ${directory}: ${why}; make it writable or choose others with --state-dir and --run-dir`,
+        { cause },
+      )
+    }
+  }
 }
 
 /** Throws StartError for a socket whose name the kernel would cut, so that it meets another's. */

@@ -18,7 +18,7 @@ import {
 import type { DaemonContext } from './daemon.js'
 import { type Identity, type IdentityOptions, obtainIdentity } from './identity.js'
 import { LeaseCacheFile, type ReadCache } from './lease-cache-file.js'
-import { makePlaces, networkDirectory } from './places.js'
+import { checkSocketName, makePlaces, networkDirectory } from './places.js'
 import { readPreviousSubnetEnv } from './subnet-env-file.js'
 import { checkOverlaps, findUnderlay, readLocalAddresses } from './this-host.js'
 import { storeFirstConfig, waitForConfig } from './wait-for-config.js'
@@ -68,6 +68,7 @@ export async function prepareNetwork(
   const directory = networkDirectory(config.families.map(family => family.network))
   const stateDir = join(places.stateDir, directory)
   const runDir = join(places.runDir, directory)
+  checkSocketName(join(runDir, 'path.sock'))
   await makePlaces(stateDir, runDir)
   const previous =
     cache?.held.subnet ?? (await readPreviousSubnetEnv(flags['subnet-file'], log))

@@ -1,4 +1,4 @@
-/** This host does not let the daemon start: what it needs is missing, taken or forbidden. */
+/** Something on this host keeps the daemon from starting: told in one line, exit code 1. */
 export class StartError extends Error {
   override readonly name = 'StartError'
 }

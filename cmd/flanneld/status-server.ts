@@ -17,7 +17,7 @@ export interface ClosableServer {
 export async function openStatusServer(
   path: string,
   report: StatusReport,
-  actions: ReadonlyMap<string, () => void>,
+  actions: ReadonlyMap<string, () => unknown>,
 ): Promise<ClosableServer> {
   const server = createServer((request, response) => {
     if (request.method === 'POST') {
@@ -58,14 +58,15 @@ export interface Health {
   trouble(): string | undefined
 }
 
-/** Answers `/healthz` and `/readyz` and nothing else. */
+/** Answers `/healthz` and `/readyz` and nothing else. Throws StartError. */
 export async function openHealthServer(
   address: { host: string; port: number },
   health: Health,
   log: Logger,
 ): Promise<ClosableServer> {
   const server = createServer((request, response) => {
-    const { pathname } = new URL(request.url ?? '/', 'http://localhost')
+    // Not through URL, which throws on what anybody may send, such as `//`.
+    const [pathname] = (request.url ?? '').split('?', 1)
     if (request.method !== 'GET' && request.method !== 'HEAD') {
       response.writeHead(405).end()
     } else if (pathname === '/healthz') {
@@ -82,7 +83,7 @@ export async function openHealthServer(
     await listen(server, address)
   } catch (cause) {
     throw new StartError(
-      `the health server cannot listen on ${address.host}:${address.port} (--healthz-ip, --healthz-port): ${(cause as Error).message}`,
+      `--healthz-port: ${(cause as Error).message}; choose another --healthz-port or --healthz-ip (ss -tlpn shows who listens)`,
       { cause },
     )
   }

@@ -89,7 +89,7 @@ t.test('the pick is free, and there is one as long as one is free', async t => {
   await holds(
     t,
     fc.property(situation, ({ config, taken, hostId }) => {
-      const picked = pickSubnet(config, taken, undefined, hostId)
+      const picked = pickSubnet(config, { taken, used: [], preferred: undefined, hostId })
       const free = freeSubnets(config, taken)
       if (picked === undefined) return free.length === 0
       return (
@@ -106,10 +106,18 @@ t.test('a host looks from its own place on, around the end', async t => {
   await holds(
     t,
     fc.property(situation, ({ config, taken, hostId }) => {
-      const start = pickSubnet(config, [], undefined, hostId)!.network
+      const start = pickSubnet(config, {
+        taken: [],
+        used: [],
+        preferred: undefined,
+        hostId,
+      })!.network
       const free = freeSubnets(config, taken)
       const expected = free.find(({ network }) => network >= start) ?? free[0]
-      return samePrefix(pickSubnet(config, taken, undefined, hostId), expected)
+      return samePrefix(
+        pickSubnet(config, { taken, used: [], preferred: undefined, hostId }),
+        expected,
+      )
     }),
     { numRuns: 2000 },
   )
@@ -121,7 +129,7 @@ t.test('the preferred subnet is taken exactly when it is free', async t => {
     fc.property(situation, fc.nat(), ({ config, taken, hostId }, index) => {
       const all = freeSubnets(config, [])
       const preferred = all[index % all.length]!
-      const picked = pickSubnet(config, taken, preferred, hostId)
+      const picked = pickSubnet(config, { taken, used: [], preferred, hostId })
       return taken.some(other => overlaps(other, preferred))
         ? !samePrefix(picked, preferred)
         : samePrefix(picked, preferred)
@@ -134,12 +142,20 @@ t.test('one after the other, every subnet is handed out once', t => {
   const config = parseNetworkConfig('{"Network":"10.3.0.0/16"}').families[0]!
   const taken: Prefix[] = []
   for (let host = 0; host < 255; host++) {
-    const picked = pickSubnet(config, taken, undefined, `host-${host}`)
+    const picked = pickSubnet(config, {
+      taken,
+      used: [],
+      preferred: undefined,
+      hostId: `host-${host}`,
+    })
     if (picked !== undefined) taken.push(picked)
   }
 
   t.equal(new Set(taken.map(formatPrefix)).size, 255)
-  t.equal(pickSubnet(config, taken, undefined, 'late'), undefined)
+  t.equal(
+    pickSubnet(config, { taken, used: [], preferred: undefined, hostId: 'late' }),
+    undefined,
+  )
   t.end()
 })
 
@@ -149,7 +165,12 @@ t.test('a shorter prefix blocks all that lie in it, a longer one its own', t => 
   t.strictSame(names('10.3.6.0/23'), ['10.3.5.0/24', '10.3.8.0/24'])
 
   const picked = (...taken: string[]) => {
-    const subnet = pickSubnet(small, taken.map(parsePrefix), undefined, 'x')
+    const subnet = pickSubnet(small, {
+      taken: taken.map(parsePrefix),
+      used: [],
+      preferred: undefined,
+      hostId: 'x',
+    })
     return subnet && formatPrefix(subnet)
   }
   t.equal(picked('10.3.6.0/23', '10.3.8.0/22'), '10.3.5.0/24')
@@ -162,7 +183,14 @@ t.test('a shorter prefix blocks all that lie in it, a longer one its own', t => 
 t.test('hosts that start together rarely want the same subnet', t => {
   const config = parseNetworkConfig('{"Network":"10.0.0.0/8"}').families[0]!
   const wanted = Array.from({ length: 50 }, (_, host) =>
-    formatPrefix(pickSubnet(config, [], undefined, `host-${host}`)!),
+    formatPrefix(
+      pickSubnet(config, {
+        taken: [],
+        used: [],
+        preferred: undefined,
+        hostId: `host-${host}`,
+      })!,
+    ),
   )
   t.ok(new Set(wanted).size >= 48)
   t.end()
@@ -174,7 +202,12 @@ t.test('an IPv6 network of 2^64 subnets is no work', t => {
   ).families[0]!
   t.equal(subnetCount(config), 2n ** 64n - 1n)
   const half = parsePrefix('fc00::/49')
-  const picked = pickSubnet(config, [half], undefined, 'x')!
+  const picked = pickSubnet(config, {
+    taken: [half],
+    used: [],
+    preferred: undefined,
+    hostId: 'x',
+  })!
   t.equal(overlaps(half, picked), false)
   t.equal(isSubnetOf(config, picked), true)
   t.end()
