@@ -8,7 +8,7 @@ import { measureTcp } from './throughput.js'
 import { DEFAULT_PREFIX, UNDERLAY } from './topology.js'
 import { until } from './until.js'
 
-const TRANSFER_SECONDS = 3
+const TRANSFER_SECONDS = 2
 
 /** Long enough to see that packets go on: some fifty pings. */
 const WITHOUT_DAEMON_MS = 1000
