@@ -152,7 +152,7 @@ t.test('what the host does not allow is said in one line', async t => {
   ).ended
 
   t.equal(taken.exitCode, 1)
-  t.match(taken.output, /FATAL the health server cannot listen on 0\.0\.0\.0:10254/)
+  t.match(taken.output, /FATAL --healthz-port: .*0\.0\.0\.0:10254; choose another/)
   t.same(strayLines(taken.output), [])
 
   const unwritable = await runFlanneld(t, directory, UNDERLAY, [
