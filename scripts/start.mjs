@@ -14,7 +14,9 @@ await main(async () => {
   await installPrograms(DAEMON_PROGRAMS)
   await build()
   const given = process.argv.slice(2)
-  const hasEtcd = given.some(word => /^--?etcd-endpoints(=|$)/.test(word))
+  const hasEtcd =
+    'FLANNELD_ETCD_ENDPOINTS' in process.env ||
+    given.some(word => /^--?etcd-endpoints(=|$)/.test(word))
   const args = [...(hasEtcd ? [] : ALONE), ...given]
   return await runInForeground(process.execPath, [
     join(ROOT, 'dist/cmd/flanneld.js'),
