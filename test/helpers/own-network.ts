@@ -5,8 +5,8 @@ import type { TAP } from 'tap'
 const INSIDE = 'FC_OWN_NETWORK'
 
 /**
- * Runs a test file in network and mount namespaces of its own, which the kernel
- * takes away with the last process in them. Needs root.
+ * Runs a test file in network, process and mount namespaces of its own, which
+ * the kernel takes away when it ends, with every process in them. Needs root.
  *
  * @param url import.meta.url of the test file, which is started again inside.
  */
@@ -17,7 +17,15 @@ export async function inOwnNetwork(
 ): Promise<void> {
   if (process.env[INSIDE] === undefined) {
     const program = [process.execPath, '--enable-source-maps', fileURLToPath(url)]
-    const namespaces = ['unshare', '--net', '--mount', '--']
+    const namespaces = [
+      'unshare',
+      '--net',
+      '--pid',
+      '--fork',
+      '--kill-child',
+      '--mount-proc',
+      '--',
+    ]
     await t.spawn('setpriv', ['--pdeathsig', 'KILL', '--', ...namespaces, ...program], {
       env: { ...process.env, [INSIDE]: '1' },
     })
