@@ -100,10 +100,10 @@ export class LeaseCacheFile {
 
   /** The clock of a later boot starts from another zero; time of day does not. */
   #toClock(date: Date): number {
-    return date.getTime() - Date.now() + this.#clock.now()
+    return date.getTime() - this.#clock.date().getTime() + this.#clock.now()
   }
 
   #toDate(time: number): Date {
-    return new Date(Date.now() + time - this.#clock.now())
+    return new Date(this.#clock.date().getTime() + time - this.#clock.now())
   }
 }

@@ -72,7 +72,11 @@ export async function acquireLease(options: AcquireLease): Promise<HeldLease> {
   let settled = options.settleMs === 0
   for (let round = 1; round <= MAX_ROUNDS; round++) {
     const records = await listRecords(options)
-    const own = findOwnRecord(records, options)
+    const fitting = records.filter(({ subnet }) =>
+      isSubnetOfNetwork(subnet, options.config),
+    )
+    const own = findOwnRecord(fitting, options)
+    if (own === undefined) await giveBackMisfit(records, options)
     if (own === undefined && !settled && options.previous === undefined) {
       await clock.sleep(options.settleMs)
       settled = true
@@ -81,7 +85,10 @@ export async function acquireLease(options: AcquireLease): Promise<HeldLease> {
     const held =
       own === undefined ? await create(records, options) : await reuse(own, options)
     if (held !== undefined) {
-      await markLastHolder(registry, prefix, held.subnet, holder.hostId)
+      await markLastHolder(registry, prefix, held.subnet, {
+        hostId: holder.hostId,
+        now: clock.date(),
+      })
       return held
     }
     await clock.sleep(clock.random() * RACE_JITTER_MS)
@@ -98,7 +105,32 @@ async function listRecords({ registry, prefix }: AcquireLease): Promise<SubnetRe
   return table.records()
 }
 
-/** Takes over our own record, or gives it back when the network no longer has such a subnet. */
+/** Gives up our lease on a subnet that the network no longer has. What an operator reserved stays. */
+async function giveBackMisfit(
+  records: readonly SubnetRecord[],
+  options: AcquireLease,
+): Promise<void> {
+  const own = findOwnRecord(records, options)
+  if (own === undefined) return
+  const subnet = formatSubnet(own.subnet)
+  if (own.kind === 'reservation') {
+    options.log.warn(
+      { subnet },
+      'the subnet reserved for us is not one of the network configuration; taking another',
+    )
+    return
+  }
+  options.log.warn(
+    { subnet },
+    'our subnet is not one of the network configuration any more; giving it back',
+  )
+  await options.registry.commit(
+    [{ key: own.key, modRevision: own.modRevision }],
+    deleteSubnet(options.prefix, own.subnet),
+  )
+}
+
+/** Takes over our own record. */
 async function reuse(
   own: SubnetRecord,
   options: AcquireLease,
@@ -106,14 +138,6 @@ async function reuse(
   const { registry, prefix, holder, ttlSeconds, clock, log } = options
   const { key, subnet, createRevision } = own
   const guards = [{ key, modRevision: own.modRevision }]
-  if (!isSubnetOfNetwork(subnet, options.config)) {
-    log.warn(
-      { subnet: formatSubnet(subnet) },
-      'our subnet is not one of the network configuration any more; giving it back',
-    )
-    await registry.commit(guards, deleteSubnet(prefix, subnet))
-    return undefined
-  }
   if (own.kind === 'lease') await refuseClone(own, options)
   if (own.holder.hostId !== holder.hostId) tellTakeover(own, log)
 

@@ -4,6 +4,8 @@ import { setTimeout as delay } from 'node:timers/promises'
 export interface Clock {
   /** Milliseconds of a clock that never jumps and counts suspended time. */
   now(): number
+  /** The time of day, which may jump: for people and for files that outlive a boot. */
+  date(): Date
   /** Resolves after `ms`, or at once when `signal` aborts; never rejects. */
   sleep(ms: number, signal?: AbortSignal): Promise<void>
   /** A number in [0, 1). */
@@ -14,6 +16,7 @@ export interface Clock {
 export function systemClock(now: () => number): Clock {
   return {
     now,
+    date: () => new Date(),
     random: Math.random,
     sleep: async (ms, signal) => {
       await delay(ms, undefined, { ...(signal && { signal }) }).catch(() => undefined)

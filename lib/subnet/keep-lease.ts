@@ -112,7 +112,7 @@ export class LeaseKeeper {
     const { entry } = await registry.get(key)
     if (entry === undefined) {
       await this.#restore(alive ? leaseId : undefined)
-    } else if (alive && entry.leaseId === leaseId && this.#isOurs(entry)) {
+    } else if (alive && entry.leaseId === leaseId && this.#isAsWritten(entry)) {
       this.#setHeld({
         ...this.#held,
         createRevision: entry.createRevision,
@@ -173,9 +173,8 @@ export class LeaseKeeper {
     else await this.#write(guards, aliveLeaseId, entry.createRevision)
   }
 
-  #isOurs(entry: Entry): boolean {
-    const holder = readHolder(entry)
-    return holder !== undefined && this.#isHolder(holder)
+  #isAsWritten({ value }: Entry): boolean {
+    return value === formatHolder(this.#options.holder)
   }
 
   /** Our id, and not another machine that goes by it; or no id, and our address: flannel's way. */

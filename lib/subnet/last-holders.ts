@@ -1,12 +1,15 @@
 import { SubnetError } from './errors.js'
+import { isJsonObject } from './go-json.js'
 import { type Prefix, formatPrefix, parsePrefix } from './prefix.js'
-import type { Registry } from './registry.js'
+import type { Entry, Registry } from './registry.js'
 import { type Subnet, prefixesOf } from './subnet-key.js'
 
 /** Who held a subnet last, whether or not anybody does now. */
 export interface LastHolder {
   readonly subnet: Prefix
   readonly hostId: string
+  /** When that host took it first. */
+  readonly since: Date
 }
 
 /**
@@ -31,37 +34,47 @@ export async function listLastHolders(
     const { entries } = await registry.list(folder)
     return entries
       .toSorted((a, b) => (a.modRevision < b.modRevision ? -1 : 1))
-      .flatMap(({ key, value }) => {
-        const subnet = tryParse(key.slice(folder.length))
-        return subnet === undefined ? [] : [{ subnet, hostId: value }]
-      })
+      .flatMap(entry => readMark(entry, folder) ?? [])
   } catch (error) {
     if (error instanceof SubnetError) return []
     throw error
   }
 }
 
-/** Leaves our mark; without success where we may not write. */
+/** Leaves our mark where it is not; without success where we may not write. */
 export async function markLastHolder(
   registry: Registry,
   prefix: string,
   subnet: Subnet,
-  hostId: string,
+  holder: { readonly hostId: string; readonly now: Date },
 ): Promise<void> {
-  const writes = prefixesOf(subnet)
-    .filter(({ family }) => family === 4)
-    .map(half => ({ kind: 'put' as const, key: keyOf(prefix, half), value: hostId }))
+  const { hostId, now } = holder
+  const value = JSON.stringify({ HostID: hostId, Since: now.toISOString() })
   try {
-    if (writes.length > 0) await registry.commit([], writes)
+    for (const half of prefixesOf(subnet).filter(({ family }) => family === 4)) {
+      const key = keyOf(prefix, half)
+      const { entry } = await registry.get(key)
+      const mark = entry && readMark(entry, `${prefix}/${FOLDER}/`)
+      if (mark?.hostId !== hostId) {
+        await registry.commit([], [{ kind: 'put', key, value }])
+      }
+    }
   } catch (error) {
     if (!(error instanceof SubnetError)) throw error
   }
 }
 
-function tryParse(name: string): Prefix | undefined {
+/** A mark that cannot be read is none. */
+function readMark({ key, value }: Entry, folder: string): LastHolder | undefined {
   try {
-    return parsePrefix(name.replace('-', '/'))
-  } catch {
-    return undefined
+    const subnet = parsePrefix(key.slice(folder.length).replace('-', '/'))
+    const mark: unknown = JSON.parse(value)
+    if (!isJsonObject(mark)) return undefined
+    const { HostID: hostId, Since: since } = mark
+    if (typeof hostId !== 'string' || typeof since !== 'string') return undefined
+    return { subnet, hostId, since: new Date(since) }
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined
+    throw error
   }
 }

@@ -25,6 +25,10 @@ export class ManualClock implements Clock {
     return this.#now
   }
 
+  date(): Date {
+    return new Date(this.#now)
+  }
+
   random(): number {
     return this.#random()
   }
@@ -108,6 +112,10 @@ export class HostClock implements Clock {
 
   now(): number {
     return this.#clock.now()
+  }
+
+  date(): Date {
+    return this.#clock.date()
   }
 
   random(): number {
