@@ -22,6 +22,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'list who holds which subnet',
     load: async () => (await import('./flannelctl/leases.js')).leasesCommand,
   },
+  lease: {
+    summary: 'release, move, revoke or reserve a subnet; what happened to ours',
+    load: async () => (await import('./flannelctl/lease.js')).leaseCommand,
+  },
   routes: {
     summary: 'list every remote, how packets get there, and what the kernel says of it',
     load: async () => (await import('./flannelctl/routes.js')).routesCommand,
@@ -29,6 +33,14 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
   config: {
     summary: 'show, check or store the network configuration',
     load: async () => (await import('./flannelctl/config.js')).configCommand,
+  },
+  network: {
+    summary: 'how many subnets are used, and how long the rest will last',
+    load: async () => (await import('./flannelctl/network.js')).networkCommand,
+  },
+  'etcd-role': {
+    summary: 'print the etcdctl lines that give a daemon what it needs and no more',
+    load: async () => (await import('./flannelctl/etcd-role.js')).etcdRoleCommand,
   },
   'docker-opts': {
     summary: 'make the Docker options from the subnet file (mk-docker-opts.sh)',

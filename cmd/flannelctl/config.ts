@@ -24,6 +24,7 @@ import {
   defineCommand,
   printJson,
 } from './command.js'
+import { tellDaemon } from './daemon-status.js'
 import { withRegistry } from './etcd.js'
 
 const FLAGS = {
@@ -42,12 +43,15 @@ export const configCommand = defineCommand({
 flannelctl config get
 flannelctl config check [JSON|-]
 flannelctl config set JSON|-
+flannelctl config apply
 
 get    prints the stored configuration, and what follows from it
 check  says whether a configuration is usable: the given one, the one on
        standard input (-), or the stored one
 set    checks a configuration and stores it. Running daemons keep to the one
        that they started with
+apply  makes the daemon of this host take up the stored configuration, as a
+       restart does
 
   flannelctl config set '{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}'
   flannelctl config check - < network.json
@@ -70,6 +74,11 @@ Exits with ${EXIT.failure} when the configuration is not usable.`,
       show(parseNetworkConfig(text), text, flags.json)
       return EXIT.ok
     }
+    if (action === 'apply' && given === undefined) {
+      parse(await readStored(flags))
+      await tellDaemon(flags, 'apply-config')
+      return EXIT.ok
+    }
     if (action === 'set' && given !== undefined) {
       const text = await readGiven(given)
       const config = flags.force ? parseNetworkConfig(text) : parse(text)
@@ -86,7 +95,9 @@ Exits with ${EXIT.failure} when the configuration is not usable.`,
       show(config, text, flags.json)
       return EXIT.ok
     }
-    throw new UsageError('usage: flannelctl config get | check [JSON|-] | set JSON|-')
+    throw new UsageError(
+      'usage: flannelctl config get | check [JSON|-] | set JSON|- | apply',
+    )
   },
 })
 
@@ -159,7 +170,7 @@ async function store(registry: Registry, wish: Wish): Promise<void> {
 
 function describeChange(key: string, before: Entry | undefined): string {
   if (before === undefined) return `stored ${key}`
-  return `stored ${key}; before: ${before.value}\nrunning daemons take it up when they are restarted`
+  return `stored ${key}; before: ${before.value}\na daemon takes it up with flannelctl config apply on its host, or when it is restarted`
 }
 
 async function findStranded(

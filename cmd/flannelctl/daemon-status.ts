@@ -85,25 +85,54 @@ function parse(text: string): unknown {
 }
 
 async function getStatus(socketPath: string): Promise<string | undefined> {
-  return await new Promise((resolve, reject) => {
-    const call = request(
-      { socketPath, path: '/status', timeout: TIMEOUT_MS },
-      response => {
-        let body = ''
-        response.setEncoding('utf8').on('data', (chunk: string) => (body += chunk))
-        response.on('end', () => {
-          resolve(body)
-        })
-      },
+  const answer = await call(socketPath, 'GET', '/status')
+  return answer?.body
+}
+
+/**
+ * Asks the daemon to do something. Throws CommandFailure when none runs or it
+ * has nothing to do that with.
+ */
+export async function tellDaemon(
+  flags: StatusFlags,
+  action: 'apply-config' | 'release-lease',
+): Promise<void> {
+  const prefix = cleanPrefix(flags['etcd-prefix'])
+  const { statusSocket } = placesOf({ ...flags, 'etcd-prefix': prefix })
+  const answer = await call(statusSocket, 'POST', `/${action}`)
+  if (answer === undefined) {
+    throw new CommandFailure(`no flanneld for --etcd-prefix ${prefix} runs on this host`)
+  }
+  if (answer.code !== 202) {
+    throw new CommandFailure(
+      'the daemon has not joined a network yet; flannelctl status says why',
     )
-    call.on('timeout', () => {
-      call.destroy(new CommandFailure(`the daemon at ${socketPath} does not answer`))
+  }
+}
+
+/** One request to a daemon's socket; undefined when nobody listens there. */
+async function call(
+  socketPath: string,
+  method: string,
+  path: string,
+): Promise<{ code: number | undefined; body: string } | undefined> {
+  return await new Promise((resolve, reject) => {
+    const options = { socketPath, method, path, timeout: TIMEOUT_MS }
+    const sent = request(options, response => {
+      let body = ''
+      response.setEncoding('utf8').on('data', (chunk: string) => (body += chunk))
+      response.on('end', () => {
+        resolve({ code: response.statusCode, body })
+      })
     })
-    call.on('error', (error: NodeJS.ErrnoException) => {
+    sent.on('timeout', () => {
+      sent.destroy(new CommandFailure(`the daemon at ${socketPath} does not answer`))
+    })
+    sent.on('error', (error: NodeJS.ErrnoException) => {
       if (error.code === 'ENOENT' || error.code === 'ECONNREFUSED') resolve(undefined)
       else reject(cannotAsk(socketPath, error))
     })
-    call.end()
+    sent.end()
   })
 }
 

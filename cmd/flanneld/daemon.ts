@@ -8,6 +8,7 @@ import { Cleanup } from './cleanup.js'
 import { readEmbeddedEtcdFlags, startEmbeddedEtcd } from './embedded-etcd-flags.js'
 import { readEtcdOptions } from './etcd-options.js'
 import type { FLANNELD_FLAGS } from './flag-table.js'
+import { Journal } from './journal.js'
 import { type Flags, UsageError } from './parse-flags.js'
 import {
   type Places,
@@ -34,6 +35,7 @@ export interface DaemonContext {
   readonly registry: Registry
   readonly endpoints: readonly string[]
   readonly state: DaemonState
+  readonly journal: Journal
   /** What may be asked of the daemon over its status socket, by name. */
   readonly actions: Map<string, () => void>
   readonly leaseTtlSeconds: number
@@ -100,6 +102,8 @@ async function open(
   await makePlaces(places.stateDir, places.runDir)
   takeLock(places, prefix, cleanup)
 
+  const journal = new Journal(places.journalFile, parts.clock, log)
+  cleanup.push(() => journal.close())
   const state = new DaemonState()
   const actions = new Map<string, () => void>()
   const status = await openStatusServer(
@@ -135,6 +139,7 @@ async function open(
     registry,
     endpoints,
     state,
+    journal,
     actions,
     leaseTtlSeconds,
     renewMarginMs,

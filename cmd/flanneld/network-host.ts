@@ -47,9 +47,10 @@ export class NetworkHost implements Host {
   }
 
   async serve(tenure: Tenure, signal: AbortSignal): Promise<void> {
-    const { clock, log } = this.#context
+    const { clock, journal, log } = this.#context
     const { plan } = this.#prepared
     const { subnet } = tenure.keeper.held
+    journal.write('holding', { subnet: formatSubnet(subnet) })
     const backend = await plan.start(subnet)
     this.#backend = backend
     try {
@@ -59,6 +60,10 @@ export class NetworkHost implements Host {
     } finally {
       this.#backend = undefined
       await backend.close(this.#howToClose(signal))
+      journal.write('stopped', {
+        subnet: formatSubnet(subnet),
+        reason: describeReason(signal.reason),
+      })
     }
   }
 
@@ -107,10 +112,12 @@ export class NetworkHost implements Host {
 
   /** Turns what the registry says into the list of remotes. */
   async #followRemotes(serving: Serving, signal: AbortSignal): Promise<void> {
-    const { state, log } = this.#context
+    const { state, journal, log } = this.#context
     const { view } = serving.tenure
     const said = new Set<string>()
     const update = (): void => {
+      if (state.etcdReachable !== view.reachable)
+        journal.write(view.reachable ? 'etcd is back' : 'etcd is away')
       state.etcdReachable = view.reachable
       serving.cacheFile.touch()
       if (!view.listed && view.table.records().length === 0) return
@@ -183,6 +190,12 @@ export class NetworkHost implements Host {
       })),
     )
   }
+}
+
+function describeReason(reason: unknown): string {
+  if (reason === 'keep') return 'the daemon was stopped; packets go on'
+  if (reason === 'end') return 'the daemon was ended'
+  return reason instanceof Error ? reason.message : 'unknown'
 }
 
 function describeCache({ configText, holder, tenure }: Serving): ReadCache {

@@ -10,7 +10,7 @@ import { StartError } from './start-error.js'
  * named for the etcd prefix, and below it one named for the Network, so that
  * several daemons with prefixes of their own share a host.
  *
- *   <state-dir>/coreos.com_network/{host-id,leases.json}
+ *   <state-dir>/coreos.com_network/{host-id,leases.json,journal}
  *   <state-dir>/coreos.com_network/10.5.0.0-16/device
  *   <run-dir>/coreos.com_network/{lock,status.sock}
  *   <run-dir>/coreos.com_network/10.5.0.0-16/path.sock
@@ -21,6 +21,7 @@ export interface Places {
   readonly statusSocket: string
   readonly hostIdFile: string
   readonly leaseCacheFile: string
+  readonly journalFile: string
 }
 
 export function placesOf(flags: {
@@ -37,6 +38,7 @@ export function placesOf(flags: {
     statusSocket: join(runDir, 'status.sock'),
     hostIdFile: join(stateDir, 'host-id'),
     leaseCacheFile: join(stateDir, 'leases.json'),
+    journalFile: join(stateDir, 'journal'),
   }
 }
 
