@@ -11,6 +11,7 @@ import * as libc from '../../linux/libc.js'
 import { type Tun, openTun } from '../../linux/tun.js'
 import { openUdpSocket } from '../../linux/udp-socket.js'
 import { listenUnix } from '../../linux/unix-socket.js'
+import type { Clock } from '../../subnet/clock.js'
 import { formatAddress, formatPrefix } from '../../subnet/prefix.js'
 import { BackendError } from '../errors.js'
 import type { UdpContext } from '../udp.js'
@@ -30,6 +31,10 @@ const HEAP_MB = 64
 
 /** How often a running path is asked whether it still answers. */
 const CHECK_INTERVAL_MS = 5000
+
+/** A killed path is gone within milliseconds, unless the machine is very busy. */
+const END_DEADLINE_MS = 5000
+const END_POLL_MS = 10
 
 /** A path that fails this often in a row is broken for good. */
 const MAX_FAILURES = 5
@@ -279,7 +284,7 @@ export class PathProcess {
     )
     const { client, pid } = this.#path()
     client.close()
-    await killPath(pid)
+    await endPath(pid, this.#context.clock)
     const keepsDevice = this.#descriptors !== undefined
     await this.start()
     if (!keepsDevice) await onNewDevice()
@@ -361,12 +366,37 @@ function spawnPath(
 }
 
 /**
- * Ends a path that hangs: two must not read one device. The number alone could
- * be another process by now, so its command line is looked at first.
+ * Ends a path that hangs or is ending, and waits until its device and its port
+ * are free: two must not read one device, and none can open them before. The
+ * number alone could be another process by now, so that is looked at first.
  */
-async function killPath(pid: number): Promise<void> {
-  const commandLine = await readFile(`/proc/${pid}/cmdline`, 'latin1').catch(() => '')
-  if (commandLine.startsWith(PATH_TITLE)) process.kill(pid, 'SIGKILL')
+async function endPath(pid: number, clock: Clock): Promise<void> {
+  const deadline = clock.now() + END_DEADLINE_MS
+  for (;;) {
+    const state = await stateOfPath(pid)
+    if (state === 'gone' || clock.now() > deadline) return
+    if (state === 'running') kill(pid)
+    await clock.sleep(END_POLL_MS)
+  }
+}
+
+/** A process that ends loses its command line first, then its descriptors, and is a zombie then. */
+async function stateOfPath(pid: number): Promise<'running' | 'ending' | 'gone'> {
+  const read = async (name: string): Promise<string> =>
+    await readFile(`/proc/${pid}/${name}`, 'latin1').catch(() => '')
+  const commandLine = await read('cmdline')
+  if (commandLine !== '') return commandLine.startsWith(PATH_TITLE) ? 'running' : 'gone'
+  const [, state] = /\) (\w) /.exec(await read('stat')) ?? []
+  return state === undefined || state === 'Z' || state === 'X' ? 'gone' : 'ending'
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL')
+  } catch (error) {
+    // It ended since it was looked at.
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
 }
 
 function withoutZeros(drops: PathStatistics['drops']): Partial<PathStatistics['drops']> {
