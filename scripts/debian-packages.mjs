@@ -95,6 +95,12 @@ export async function installPrograms(programs) {
   if (units.length > 0 && isInstalled('systemctl')) {
     await run('systemctl', ['--quiet', 'disable', ...new Set(units)])
   }
+  const absent = programs.filter(program => !isInstalled(program))
+  if (absent.length > 0) {
+    throw new ScriptError(
+      `these programs are not there, though their packages are installed: ${absent.join(' ')}`,
+    )
+  }
 }
 
 /** A new machine has no lists of packages, and old lists name packages that are gone. */
