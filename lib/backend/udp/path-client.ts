@@ -60,7 +60,7 @@ export class PathClient {
   }
 
   async hello(): Promise<PathHello> {
-    return decodeHello(await this.#request(PathMessage.hello))
+    return decoded(decodeHello, await this.#request(PathMessage.hello))
   }
 
   /** Resolves once the state is in force. */
@@ -74,7 +74,7 @@ export class PathClient {
   }
 
   async statistics(): Promise<PathStatistics> {
-    return decodeStatistics(await this.#request(PathMessage.statistics))
+    return decoded(decodeStatistics, await this.#request(PathMessage.statistics))
   }
 
   /** Tells the path to end and waits until it has. */
@@ -119,9 +119,10 @@ export class PathClient {
   #take(chunk: Buffer): void {
     try {
       for (const { type, payload } of this.#frames.push(chunk)) {
-        const waiting = this.#waiting.shift()
+        const [waiting] = this.#waiting
         if (waiting?.type !== type)
           throw new RangeError(`unexpected control message ${type}`)
+        this.#waiting.shift()
         waiting.resolve(payload)
       }
     } catch (error) {
@@ -133,5 +134,16 @@ export class PathClient {
     for (const waiting of this.#waiting.splice(0)) {
       waiting.reject(new BackendError('ERR_PATH', why))
     }
+  }
+}
+
+/** What cannot be read comes from a path that is broken, or from none of ours: it is replaced. */
+function decoded<T>(decode: (payload: Buffer) => T, payload: Buffer): T {
+  try {
+    return decode(payload)
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause
+    const message = `the packet path answers nonsense: ${cause.message}`
+    throw new BackendError('ERR_PATH', message, { cause })
   }
 }

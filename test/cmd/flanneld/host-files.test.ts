@@ -3,7 +3,11 @@ import { join } from 'node:path'
 import t from 'tap'
 import { Cleanup } from '../../../cmd/flanneld/cleanup.js'
 import { writeFileAtomic } from '../../../cmd/flanneld/files.js'
-import { obtainIdentity } from '../../../cmd/flanneld/identity.js'
+import {
+  confirmIdentity,
+  obtainIdentity,
+  renewIdentity,
+} from '../../../cmd/flanneld/identity.js'
 import {
   checkSocketName,
   lockPlaces,
@@ -117,6 +121,21 @@ t.test(
     ])
   },
 )
+
+t.test('a clone keeps its id when it is the only one, else it gets another', async t => {
+  const file = join(t.testdir(), 'host-id')
+  const original = { given: '', file, mac: '52:54:00:00:00:01' }
+  const copy = { ...original, mac: '52:54:00:00:00:02' }
+  const { hostId } = await obtainIdentity(original, silent)
+
+  const identity = await obtainIdentity(copy, silent)
+  t.strictSame(identity, { hostId, mayBeClone: true })
+  await confirmIdentity(copy, identity)
+  t.strictSame(await obtainIdentity(copy, silent), { hostId, mayBeClone: false })
+  const renewed = await renewIdentity(copy, silent)
+  t.not(renewed.hostId, hostId)
+  t.strictSame(await obtainIdentity(copy, silent), renewed)
+})
 
 t.test('two machines get two host ids', async t => {
   const directory = t.testdir()
