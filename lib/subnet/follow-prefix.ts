@@ -1,7 +1,7 @@
 import type { Logger } from 'pino'
 import { Backoff, type Clock } from './clock.js'
-import { SubnetError, isSubnetError } from './errors.js'
-import { type Change, type Registry, type Snapshot, revisionOf } from './registry.js'
+import { SubnetError } from './errors.js'
+import type { Change, Registry, Snapshot } from './registry.js'
 
 /** Between two attempts to reach the registry, in ms. */
 const FIRST_RETRY_MS = 200
@@ -12,7 +12,7 @@ export interface FollowPrefix {
   readonly prefix: string
   readonly clock: Clock
   readonly log: Logger
-  /** Everything there is: at first, and again whenever history was lost. */
+  /** Everything there is: at first, and again after every cut. */
   readonly onSnapshot: (snapshot: Snapshot) => Promise<void> | void
   readonly onChanges: (changes: readonly Change[]) => void
   /** Called when the registry stops or starts to answer, with the reason if it stops. */
@@ -21,8 +21,10 @@ export interface FollowPrefix {
 
 /**
  * Follows what lies under a prefix until `signal` aborts: lists at a revision,
- * watches from the next, and after a cut goes on behind the last change seen.
- * Only when that history is gone does it list again.
+ * watches from the next, and after any cut begins again with a list. Going on
+ * behind the last change seen would be cheaper, but an etcd that was restored
+ * from a backup and has caught up in revisions since cannot be told from one
+ * that went on.
  */
 export async function followPrefix(
   options: FollowPrefix,
@@ -30,36 +32,24 @@ export async function followPrefix(
 ): Promise<void> {
   const { registry, prefix, log, onSnapshot, onChanges } = options
   const retry = new Retry(options)
-  let next: bigint | undefined
   while (!signal.aborted) {
     try {
-      if (next === undefined) {
-        const snapshot = await registry.list(prefix)
-        await onSnapshot(snapshot)
-        next = snapshot.revision + 1n
-        retry.succeeded()
-      }
-      for await (const changes of registry.watch(prefix, next, signal)) {
-        next = changes.reduce((from, change) => max(from, revisionOf(change) + 1n), next)
+      const snapshot = await registry.list(prefix)
+      await onSnapshot(snapshot)
+      for await (const changes of registry.watch(
+        prefix,
+        snapshot.revision + 1n,
+        signal,
+      )) {
         if (changes.length > 0) onChanges(changes)
         retry.succeeded()
       }
     } catch (error) {
       if (!(error instanceof SubnetError)) throw error
-      if (
-        isSubnetError(error, 'ERR_WATCH_COMPACTED') ||
-        isSubnetError(error, 'ERR_REVISION_REGRESSED')
-      ) {
-        log.info({ prefix, reason: error.message }, 'listing again')
-        next = undefined
-      }
+      log.debug({ prefix, reason: error.message }, 'listing again')
       await retry.failed(error, signal)
     }
   }
-}
-
-function max(a: bigint, b: bigint): bigint {
-  return a > b ? a : b
 }
 
 /** Says once that the registry is away and once that it is back, and waits in between. */

@@ -14,6 +14,7 @@ interface Sleeper {
 export class ManualClock implements Clock {
   #now: number
   #sleepers: Sleeper[] = []
+  #driven = false
   readonly #random: () => number
 
   constructor({ now = 1_000_000, seed = 1 } = {}) {
@@ -57,8 +58,22 @@ export class ManualClock implements Clock {
     await new Promise(resolve => setImmediate(resolve))
   }
 
-  /** Lets `ms` pass. */
+  /** Lets `ms` pass. One at a time moves the clock. */
   async advance(ms: number): Promise<void> {
+    await this.#drive(() => this.#pass(ms))
+  }
+
+  async #drive<T>(act: () => Promise<T>): Promise<T> {
+    if (this.#driven) throw new Error('somebody moves the clock already')
+    this.#driven = true
+    try {
+      return await act()
+    } finally {
+      this.#driven = false
+    }
+  }
+
+  async #pass(ms: number): Promise<void> {
     const end = this.#now + ms
     await this.settle()
     for (let next = this.#next(); next !== undefined && next.due <= end;) {
@@ -72,6 +87,10 @@ export class ManualClock implements Clock {
 
   /** Lets time pass until `promise` settles; throws when that takes longer than `limitMs`. */
   async until<T>(promise: Promise<T>, limitMs = 3_600_000): Promise<T> {
+    return await this.#drive(() => this.#passUntil(promise, limitMs))
+  }
+
+  async #passUntil<T>(promise: Promise<T>, limitMs: number): Promise<T> {
     const end = this.#now + limitMs
     const state = { settled: false }
     const watched = promise.finally(() => {
@@ -83,7 +102,7 @@ export class ManualClock implements Clock {
       const next = this.#next()
       if (next === undefined) throw new Error('nobody sleeps, so time changes nothing')
       if (next.due > end) throw new Error(`nothing happened within ${limitMs} ms`)
-      await this.advance(next.due - this.#now)
+      await this.#pass(next.due - this.#now)
     }
     return await watched
   }

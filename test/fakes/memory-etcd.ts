@@ -177,10 +177,14 @@ export class MemoryEtcd {
     }
   }
 
-  /** Every change under `prefix` from revision `from` on, and the revision to go on from. */
+  /**
+   * Every change under `prefix` from revision `from` on, and the revision to go on
+   * from. History that is cut at `from` itself may lack a deletion made there, so
+   * it counts as gone, as EtcdRegistry has it.
+   */
   changes(prefix: string, from: bigint): { changes: Change[]; next: bigint } {
     const { compacted, history, revision } = this.#contents
-    if (from < compacted) {
+    if (from <= compacted) {
       throw new SubnetError(
         'ERR_WATCH_COMPACTED',
         `revision ${from} is compacted, history starts at ${compacted}`,

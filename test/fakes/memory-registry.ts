@@ -112,8 +112,6 @@ export class MemoryRegistry implements Registry {
     })
     const stopped = (): boolean => signal.aborted
     if (stopped()) return
-    // As EtcdRegistry does: history that is cut exactly at `from` may lack a deletion.
-    this.#etcd.changes(prefix, from - 1n)
     yield []
     let next = from
     while (!stopped()) {

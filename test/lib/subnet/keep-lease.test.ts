@@ -1,0 +1,308 @@
+import t, { type Test } from 'tap'
+import type { HeldLease } from '../../../lib/subnet/acquire-lease.js'
+import type { LeaseKeeper } from '../../../lib/subnet/keep-lease.js'
+import {
+  type LeaseHost,
+  LeaseWorld,
+  TTL_SECONDS,
+  subnetOf,
+} from '../../helpers/lease-host.js'
+import { collectLog } from '../../helpers/log.js'
+
+const NAME = '10.5.7.0-24'
+const OURS = '{"PublicIP":"1.1.1.1","PublicIPv6":null,"HostID":"host-a"}'
+const MINUTE = 60_000
+const DAY = TTL_SECONDS * 1000
+
+interface Kept {
+  readonly world: LeaseWorld
+  readonly host: LeaseHost
+  readonly held: HeldLease
+  readonly keeper: LeaseKeeper
+  /** Why the keeper ended, when it did. */
+  readonly ended: { error?: unknown; done: boolean }
+  readonly running: Promise<void>
+  readonly messages: string[]
+}
+
+/** A host that holds 10.5.7.0/24 and keeps it. */
+async function keep(t: Test, prepare?: (world: LeaseWorld) => void): Promise<Kept> {
+  const world = new LeaseWorld()
+  prepare?.(world)
+  const { log, messages } = collectLog()
+  const host = world.host('host-a', '1.1.1.1', log)
+  const held = await host.acquire({ previous: subnetOf('10.5.7.0/24') })
+  messages.length = 0
+  const keeper = host.keeper(held)
+  const stop = new AbortController()
+  const ended: Kept['ended'] = { done: false }
+  const running = keeper.run(stop.signal).then(
+    () => {
+      ended.done = true
+    },
+    (error: unknown) => {
+      ended.error = error
+    },
+  )
+  t.teardown(() => {
+    stop.abort()
+    return running
+  })
+  return { world, host, held, keeper, ended, running, messages }
+}
+
+t.test('a lease lives as long as it is kept, and nobody hears of it', async t => {
+  const { world, host, held, keeper } = await keep(t)
+  const { revision } = world.etcd
+
+  await world.clock.advance(5 * DAY)
+
+  t.equal(world.etcd.get(held.key)?.leaseId, held.leaseId)
+  t.equal(world.etcd.revision, revision)
+  t.equal(keeper.expiresAt - world.clock.now(), DAY)
+  t.equal(host.registry.calls.filter(call => call === 'commit').length, 1)
+  t.equal(
+    host.registry.calls.filter(call => call === 'keepLeaseAlive').length,
+    (5 * 24 * 60) / 5,
+    'every five minutes',
+  )
+})
+
+t.test('a key that was deleted comes back, on the same lease', async t => {
+  const { world, held, keeper, messages } = await keep(t)
+
+  world.remove(NAME)
+  keeper.checkNow()
+  await world.clock.settle()
+
+  t.match(world.etcd.get(held.key), { value: OURS, leaseId: held.leaseId })
+  t.strictSame(messages, ['our lease was gone; putting it back'])
+})
+
+t.test('without a word from the watch it comes back at the next renewal', async t => {
+  const { world } = await keep(t)
+
+  world.remove(NAME)
+  await world.clock.advance(5 * MINUTE)
+
+  t.equal(world.value(NAME), OURS)
+})
+
+t.test('a lease that is gone is granted anew, and the subnet stays', async t => {
+  const { world, held, keeper } = await keep(t)
+
+  world.etcd.revoke(held.leaseId!)
+  t.equal(world.value(NAME), undefined)
+  keeper.checkNow()
+  await world.clock.settle()
+
+  const entry = world.etcd.get(held.key)
+  t.equal(entry?.value, OURS)
+  t.ok(entry?.leaseId !== undefined && entry.leaseId !== held.leaseId)
+  t.equal(keeper.held.leaseId, entry?.leaseId)
+  await world.clock.advance(3 * DAY)
+  t.equal(world.value(NAME), OURS)
+})
+
+t.test('a wiped registry gets our record back', async t => {
+  const { world, held } = await keep(t)
+
+  world.etcd.wipe()
+  await world.clock.advance(5 * MINUTE)
+
+  t.equal(world.etcd.get(held.key)?.value, OURS)
+})
+
+t.test('when another host has our subnet the keeper ends and says who', async t => {
+  const others: readonly [what: string, value: string, pinned: boolean][] = [
+    ['another host of ours', '{"PublicIP":"2.2.2.2","HostID":"host-b"}', false],
+    ['a stock flannel', '{"PublicIP":"2.2.2.2","PublicIPv6":null}', false],
+    ['a reservation for another', '{"PublicIP":"2.2.2.2"}', true],
+  ]
+  for (const [what, value, pinned] of others) {
+    const { world, keeper, ended, running } = await keep(t)
+
+    world.put(NAME, value, pinned ? undefined : world.etcd.grant(60))
+    keeper.checkNow()
+    await running
+
+    t.match(
+      ended.error,
+      {
+        code: 'ERR_LEASE_LOST',
+        message: 'our subnet 10.5.7.0/24 is held by 2.2.2.2 now',
+      },
+      what,
+    )
+    t.equal(world.value(NAME), value, 'and leaves the record alone')
+  }
+})
+
+t.test('a reservation given to another host is lost too', async t => {
+  const { world, keeper, ended, running } = await keep(t, world => {
+    world.put(NAME, '{"PublicIP":"1.1.1.1"}')
+  })
+
+  world.put(NAME, '{"PublicIP":"2.2.2.2"}')
+  keeper.checkNow()
+  await running
+
+  t.match(ended.error, { code: 'ERR_LEASE_LOST' })
+})
+
+t.test('a reservation stays one, and never expires', async t => {
+  const { world, held, keeper } = await keep(t, world => {
+    world.put(NAME, '{"PublicIP":"1.1.1.1"}')
+  })
+
+  await world.clock.advance(3 * DAY)
+
+  t.match(world.etcd.get(held.key), { value: OURS, leaseId: undefined })
+  t.equal(keeper.expiresAt, Number.POSITIVE_INFINITY)
+})
+
+t.test(
+  'an operator makes our lease a reservation by putting the key without a lease',
+  async t => {
+    const { world, held, keeper } = await keep(t)
+
+    world.put(NAME, '{"PublicIP":"1.1.1.1"}')
+    keeper.checkNow()
+    await world.clock.settle()
+    t.match(world.etcd.get(held.key), { value: OURS, leaseId: undefined })
+
+    await world.clock.advance(3 * DAY)
+    t.match(world.etcd.get(held.key), { value: OURS, leaseId: undefined })
+    t.equal(keeper.expiresAt, Number.POSITIVE_INFINITY)
+  },
+)
+
+t.test('a record of ours that somebody spoiled is put right', async t => {
+  for (const value of ['{', '{"PublicIP":"9.9.9.9","HostID":"host-a"}']) {
+    const { world, held, keeper } = await keep(t)
+
+    world.put(NAME, value, held.leaseId)
+    keeper.checkNow()
+    await world.clock.settle()
+
+    t.match(world.etcd.get(held.key), { value: OURS, leaseId: held.leaseId })
+  }
+})
+
+t.test('a spoiled record without a lease gets its lease back', async t => {
+  for (const revoked of [false, true]) {
+    const { world, held, keeper } = await keep(t)
+    world.put(NAME, 'oops')
+    if (revoked) world.etcd.revoke(held.leaseId!)
+
+    keeper.checkNow()
+    await world.clock.settle()
+
+    const entry = world.etcd.get(held.key)
+    t.equal(entry?.value, OURS)
+    t.ok(entry?.leaseId)
+    t.equal(keeper.held.leaseId, entry?.leaseId)
+  }
+})
+
+t.test('etcd away for days degrades; back again, the lease goes on', async t => {
+  const { world, held, keeper, ended, messages } = await keep(t)
+
+  world.etcd.stop()
+  await world.clock.advance(3 * DAY)
+  t.strictSame(ended, { done: false })
+  t.ok(keeper.expiresAt < world.clock.now(), 'the hold is not proven any more')
+  t.strictSame(messages, ['cannot renew the lease; trying again'], 'it is said once')
+
+  world.etcd.start()
+  await world.clock.advance(MINUTE)
+
+  t.equal(world.etcd.get(held.key)?.leaseId, held.leaseId)
+  t.ok(keeper.expiresAt > world.clock.now())
+  t.strictSame(messages.slice(1), ['lease renewed again'])
+})
+
+t.test('cut off until the lease ended, the host takes its subnet again', async t => {
+  const { world, host, held, keeper } = await keep(t)
+
+  host.registry.partition()
+  await world.clock.advance(2 * DAY)
+  t.equal(world.value(NAME), undefined)
+  host.registry.heal()
+  await world.clock.advance(MINUTE)
+
+  t.equal(world.value(NAME), OURS)
+  t.not(keeper.held.leaseId, held.leaseId)
+})
+
+t.test(
+  'cut off until another took the subnet, the host hears so at once when back',
+  async t => {
+    const { world, host, ended } = await keep(t)
+    host.registry.partition()
+    await world.clock.advance(2 * DAY)
+    const rival = world.host('host-b', '2.2.2.2')
+    t.equal(
+      await rival.acquireSubnet({ previous: subnetOf('10.5.7.0/24') }),
+      '10.5.7.0/24',
+    )
+    t.strictSame(ended, { done: false })
+
+    host.registry.heal()
+    await world.clock.advance(MINUTE)
+
+    t.match(ended.error, { code: 'ERR_LEASE_LOST', message: /held by 2\.2\.2\.2 now$/ })
+  },
+)
+
+t.test(
+  'whatever answer is lost, the record ends up on the lease that is kept',
+  async t => {
+    for (const call of ['keepLeaseAlive', 'get', 'grantLease', 'commit'] as const) {
+      for (const failure of ['not sent', 'answer lost', 'refused'] as const) {
+        const { world, host, held, keeper, ended } = await keep(t)
+        world.etcd.revoke(held.leaseId!)
+        host.registry.failNext(call, failure)
+
+        keeper.checkNow()
+        await world.clock.advance(MINUTE)
+
+        t.strictSame(ended, { done: false }, `${call} ${failure}`)
+        t.match(world.etcd.get(held.key), { value: OURS, leaseId: keeper.held.leaseId })
+        await world.clock.advance(2 * DAY)
+        t.equal(world.value(NAME), OURS)
+      }
+    }
+  },
+)
+
+t.test(
+  'a time is proven from when it was asked for, not from when the answer came',
+  async t => {
+    const { world, host, keeper } = await keep(t)
+    const asked: number[] = []
+    const keepLeaseAlive = host.registry.keepLeaseAlive.bind(host.registry)
+    host.registry.keepLeaseAlive = async id => {
+      asked.push(world.clock.now())
+      await world.clock.sleep(3000)
+      return await keepLeaseAlive(id)
+    }
+
+    await world.clock.advance(5 * MINUTE + 4000)
+
+    t.equal(keeper.held.provenAt, asked[0])
+  },
+)
+
+t.test('a keeper that is told to stop stops, and leaves the record', async t => {
+  const { world, keeper, host, held } = await keep(t)
+  const stop = new AbortController()
+  const running = host.keeper(held).run(stop.signal)
+  await world.clock.advance(MINUTE)
+
+  stop.abort()
+  await world.clock.until(running)
+
+  t.equal(world.value(NAME), OURS)
+  t.equal(keeper.held.key, held.key)
+})
