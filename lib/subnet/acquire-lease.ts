@@ -76,7 +76,7 @@ export async function acquireLease(options: AcquireLease): Promise<HeldLease> {
       isSubnetOfNetwork(subnet, options.config),
     )
     const own = findOwnRecord(fitting, options)
-    if (own === undefined) await giveBackMisfit(records, options)
+    if (own === undefined && (await giveBack(records, options))) continue
     if (own === undefined && !settled && options.previous === undefined) {
       await clock.sleep(options.settleMs)
       settled = true
@@ -105,20 +105,23 @@ async function listRecords({ registry, prefix }: AcquireLease): Promise<SubnetRe
   return table.records()
 }
 
-/** Gives up our lease on a subnet that the network no longer has. What an operator reserved stays. */
-async function giveBackMisfit(
+/**
+ * Gives up our lease on a subnet that the network no longer has; what an operator
+ * pinned stays. Returns true when the records must be read again.
+ */
+async function giveBack(
   records: readonly SubnetRecord[],
   options: AcquireLease,
-): Promise<void> {
+): Promise<boolean> {
   const own = findOwnRecord(records, options)
-  if (own === undefined) return
+  if (own === undefined) return false
   const subnet = formatSubnet(own.subnet)
   if (own.kind === 'reservation') {
     options.log.warn(
       { subnet },
       'the subnet reserved for us is not one of the network configuration; taking another',
     )
-    return
+    return false
   }
   options.log.warn(
     { subnet },
@@ -128,6 +131,7 @@ async function giveBackMisfit(
     [{ key: own.key, modRevision: own.modRevision }],
     deleteSubnet(options.prefix, own.subnet),
   )
+  return true
 }
 
 /** Takes over our own record. */

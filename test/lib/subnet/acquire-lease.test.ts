@@ -49,7 +49,7 @@ t.test(
       t.equal(await world.host('host-a', '1.1.1.1', log).acquireSubnet(), '10.5.7.0/24')
 
       t.equal(world.value('10.5.7.0-24'), OURS)
-      t.strictSame(messages, ['taking over the lease that has our address'])
+      t.match(messages, [/^taking over (the|a) record /])
     }
   },
 )
@@ -150,7 +150,7 @@ t.test('when all are held, the last host hears so', async t => {
   const late = world.host('d', '1.1.1.9')
   await t.rejects(late.acquire(), {
     code: 'ERR_SUBNET_EXHAUSTED',
-    message: "out of subnets: all of the network's 3 records are held",
+    message: "out of subnets: all of the network's 3 subnets are held",
   })
 
   world.remove('10.5.2.0-24')
