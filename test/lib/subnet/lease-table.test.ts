@@ -154,3 +154,54 @@ t.test('a change knows its revision', t => {
   t.equal(revisionOf({ kind: 'delete', key: 'x', modRevision: 6n }), 6n)
   t.end()
 })
+
+t.test('what a forgetful registry lacks is kept for its time', t => {
+  const other: Entry = { ...entry(GOOD[1]!, 6n), key: `${PREFIX}10.5.2.0-24` }
+  const table = new LeaseTable()
+  table.replace({ revision: 6n, entries: [entry(GOOD[0]!, 5n), other] })
+
+  table.merge({ revision: 2n, entries: [{ ...other, createRevision: 2n }] }, 1000)
+
+  t.equal(table.records().length, 2)
+  t.equal(table.isOrphan(entry('', 0n).key), true)
+  t.equal(table.isOrphan(other.key), false)
+  t.equal(table.nextOrphanAt, 1000)
+  t.equal(table.dropOrphans(999), false)
+  t.equal(table.dropOrphans(1000), true)
+  t.strictSame(
+    table.records().map(({ key }) => key),
+    [other.key],
+  )
+  t.equal(table.nextOrphanAt, undefined)
+  t.end()
+})
+
+t.test('a forgotten record that turns up again is none, and keeps no second time', t => {
+  const orphan = entry(GOOD[0]!, 5n)
+  const table = new LeaseTable()
+  table.replace({ revision: 5n, entries: [orphan] })
+  table.merge({ revision: 1n, entries: [] }, 1000)
+  table.merge({ revision: 1n, entries: [] }, 9000)
+  t.equal(table.nextOrphanAt, 1000)
+
+  table.apply([put(entry(GOOD[0]!, 2n))])
+
+  t.equal(table.isOrphan(orphan.key), false)
+  t.equal(table.get(orphan.key)?.modRevision, 2n)
+  t.end()
+})
+
+t.test('a forgotten host gives way to whoever takes a part of its subnet', t => {
+  const table = new LeaseTable()
+  table.replace({ revision: 5n, entries: [entry(GOOD[0]!, 5n)] })
+  table.merge({ revision: 1n, entries: [] }, 1000)
+
+  const key = `${PREFIX}10.5.1.128-25`
+  table.apply([put({ ...entry(GOOD[1]!, 2n), key })])
+
+  t.strictSame(
+    table.records().map(record => record.key),
+    [key],
+  )
+  t.end()
+})
