@@ -72,7 +72,8 @@ function readMark({ key, value }: Entry, folder: string): LastHolder | undefined
     if (!isJsonObject(mark)) return undefined
     const { HostID: hostId, Since: since } = mark
     if (typeof hostId !== 'string' || typeof since !== 'string') return undefined
-    return { subnet, hostId, since: new Date(since) }
+    const date = new Date(since)
+    return Number.isNaN(date.getTime()) ? undefined : { subnet, hostId, since: date }
   } catch (error) {
     if (error instanceof SyntaxError) return undefined
     throw error
