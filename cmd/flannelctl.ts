@@ -52,6 +52,8 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
   },
 }
 
+// Node's warnings about what libraries call are for developers, and tests show them.
+process.noDeprecation = true
 process.exitCode = await main(process.argv.slice(2))
 
 async function main([name, ...args]: readonly string[]): Promise<number> {

@@ -17,6 +17,8 @@ const EXIT_USAGE = 2
 
 const USAGE = 'flanneld [flags]\n\nRuns the overlay network of this host.'
 
+// Node's warnings about what libraries call are for developers, and tests show them.
+process.noDeprecation = true
 process.exitCode = await main(process.argv.slice(2))
 
 async function main(args: readonly string[]): Promise<number> {

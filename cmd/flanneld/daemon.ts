@@ -91,10 +91,10 @@ async function open(
     leaseTtlSeconds,
   )
   const listen = readEmbeddedEtcdFlags(flags)
-  const etcd = readEtcdOptions({
-    ...flags,
-    ...(listen && { 'etcd-endpoints': listen.origin }),
-  })
+  const etcd = readEtcdOptions(
+    { ...flags, ...(listen && { 'etcd-endpoints': listen.origin }) },
+    log,
+  )
   await checkPrivileges()
   const prefix = cleanPrefix(flags['etcd-prefix'])
   const places = placesOf({ ...flags, 'etcd-prefix': prefix })

@@ -21,7 +21,8 @@ export const ETCD_FLAGS = {
   'etcd-endpoints': {
     type: 'string',
     default: 'http://127.0.0.1:4001,http://127.0.0.1:2379',
-    describe: 'comma-separated list of etcd endpoints',
+    describe:
+      'comma-separated list of etcd endpoints; srv://example.com for those that DNS names',
   },
   'etcd-prefix': {
     type: 'string',
@@ -54,6 +55,11 @@ export const ETCD_FLAGS = {
     type: 'string',
     default: '',
     describe: 'file that holds the password for etcd',
+  },
+  'etcd-insecure-password': {
+    type: 'boolean',
+    default: 'false',
+    describe: 'send the password for etcd in clear to other machines over plain HTTP',
   },
 } as const satisfies Record<string, Flag>
 

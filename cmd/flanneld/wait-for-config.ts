@@ -1,5 +1,5 @@
 import type { Logger } from 'pino'
-import { SubnetError, isSubnetError } from '../../lib/subnet/errors.js'
+import { SubnetError, isRegistryAway } from '../../lib/subnet/errors.js'
 import {
   type NetworkConfig,
   parseNetworkConfig,
@@ -20,41 +20,62 @@ export interface FoundConfig {
   readonly text: string
   /** True when it was not there at the first look. */
   readonly waited: boolean
-  /** True when it is an earlier run's, because etcd does not answer. */
+  /** True when it is an earlier run's, because etcd does not answer or refuses. */
   readonly isRemembered: boolean
 }
 
 /**
  * Waits until etcd answers and holds a usable network configuration; says what
- * it waits for, and again when that changes. While etcd does not answer, what an
- * earlier run knew is good enough. Undefined when the daemon is stopped meanwhile.
+ * it waits for, and again when that changes. While etcd does not answer, or refuses, what
+ * an earlier run knew is good enough. Undefined when the daemon is stopped meanwhile.
  */
 export async function waitForConfig(
   context: DaemonContext,
   remembered: string | undefined,
 ): Promise<FoundConfig | undefined> {
-  const { state, clock, log, stop } = context
-  let said = { reason: '', at: 0 }
+  const { log, stop } = context
+  const waiting = new Waiting(context, 'waiting for the network configuration')
   while (!stop.aborted) {
     try {
       const text = await readConfig(context)
-      return { text, waited: said.reason !== '', isRemembered: false }
+      return { text, waited: waiting.hasBegun, isRemembered: false }
     } catch (error) {
       if (!(error instanceof SubnetError)) throw error
       const reason = error.message
-      if (remembered !== undefined && error.code === 'ERR_REGISTRY_UNAVAILABLE') {
+      if (remembered !== undefined && isRegistryAway(error)) {
         log.warn({ reason }, 'going on with what was known before, until etcd answers')
         return { text: remembered, waited: true, isRemembered: true }
       }
-      if (reason !== said.reason || clock.now() - said.at > REMIND_MS) {
-        log.warn({ reason }, 'waiting for the network configuration')
-        said = { reason, at: clock.now() }
-      }
-      state.wait(reason)
-      await clock.sleep(POLL_MS, stop)
+      await waiting.wait(reason)
     }
   }
   return undefined
+}
+
+/** Waits from one attempt to the next, where an operator sees it: in the status and in the log. */
+class Waiting {
+  readonly #context: DaemonContext
+  readonly #message: string
+  #said = { reason: '', at: 0 }
+
+  constructor(context: DaemonContext, message: string) {
+    this.#context = context
+    this.#message = message
+  }
+
+  get hasBegun(): boolean {
+    return this.#said.reason !== ''
+  }
+
+  async wait(reason: string): Promise<void> {
+    const { state, clock, log, stop } = this.#context
+    if (reason !== this.#said.reason || clock.now() - this.#said.at > REMIND_MS) {
+      log.warn({ reason }, this.#message)
+      this.#said = { reason, at: clock.now() }
+    }
+    state.wait(reason)
+    await clock.sleep(POLL_MS, stop)
+  }
 }
 
 async function readConfig({ registry, prefix, log }: DaemonContext): Promise<string> {
@@ -83,18 +104,19 @@ function warnOfUnknownKeys({ unknownKeys }: NetworkConfig, log: Logger): void {
  * --init-network: stores a first configuration if there is none, unless it
  * cannot work here.
  *
- * @param isPatient wait for etcd if it does not answer.
+ * @param isPatient wait for etcd if it does not answer or refuses.
  */
 export async function storeFirstConfig(
   context: DaemonContext,
   isPatient: boolean,
 ): Promise<void> {
-  const { flags, registry, prefix, clock, endpoints, log, stop } = context
+  const { flags, registry, prefix, endpoints, log, stop } = context
   const network = flags['init-network']
   if (network === '') return
   const text = JSON.stringify({ Network: network })
   const config = parseFirstConfig(text)
   const key = configKey(prefix)
+  const waiting = new Waiting(context, 'waiting for etcd')
   while (!stop.aborted) {
     try {
       const { entry } = await registry.get(key)
@@ -107,10 +129,9 @@ export async function storeFirstConfig(
       if (succeeded) log.info({ network }, 'stored a first network configuration')
       return
     } catch (error) {
-      if (!isSubnetError(error, 'ERR_REGISTRY_UNAVAILABLE')) throw error
+      if (!isRegistryAway(error)) throw error
       if (!isPatient) return
-      log.warn({ reason: error.message }, 'waiting for etcd')
-      await clock.sleep(POLL_MS, stop)
+      await waiting.wait(error.message)
     }
   }
 }

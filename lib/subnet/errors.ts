@@ -26,3 +26,11 @@ export function isSubnetError(
 ): error is SubnetError {
   return error instanceof SubnetError && error.code === code
 }
+
+/** etcd does not answer, or refuses: whoever waits for it tries again later. */
+export function isRegistryAway(error: unknown): error is SubnetError {
+  return (
+    isSubnetError(error, 'ERR_REGISTRY_UNAVAILABLE') ||
+    isSubnetError(error, 'ERR_REGISTRY_REFUSED')
+  )
+}

@@ -1,5 +1,4 @@
 import type {
-  Etcd3,
   ICompare,
   IDuplexStream,
   IKeyValue,
@@ -9,13 +8,14 @@ import type {
   IWatchRequest,
   IWatchResponse,
 } from 'etcd3'
-import { SubnetError, isSubnetError } from './errors.js'
+import { SubnetError } from './errors.js'
+import { EtcdCluster, type EtcdOptions } from './etcd-cluster.js'
 import {
   CALL_TIMEOUT_MS,
-  type EtcdOptions,
-  castEtcdError,
-  openEtcdClient,
-} from './etcd-client.js'
+  LOGIN_EXPIRED,
+  isLoginExpired,
+  isLoginUnknown,
+} from './etcd-errors.js'
 import {
   type Change,
   type Entry,
@@ -34,57 +34,55 @@ import {
  * done here and in follow-prefix.ts and keep-lease.ts instead.
  */
 export class EtcdRegistry implements Registry {
-  readonly #options: EtcdOptions
-  readonly #clients = new Map<string, Etcd3>()
-  /** The endpoint in use: the next one takes over when it fails. */
-  #endpoint = 0
+  readonly #cluster: EtcdCluster
 
   constructor(options: EtcdOptions) {
-    if (options.endpoints.length === 0) throw new TypeError('no etcd endpoint given')
-    this.#options = options
+    this.#cluster = new EtcdCluster(options)
   }
 
   /** The endpoint that calls go to at present. */
   get endpoint(): string {
-    return this.#options.endpoints[this.#endpoint] ?? ''
+    return this.#cluster.endpoint
   }
 
   async list(prefix: string): Promise<Snapshot> {
-    const answer = await this.#ask(client =>
+    const answer = await this.#cluster.ask(client =>
       client.kv.range({ key: Buffer.from(prefix), range_end: endOfPrefix(prefix) }),
     )
     return { revision: BigInt(answer.header.revision), entries: answer.kvs.map(toEntry) }
   }
 
   async get(key: string): Promise<{ entry: Entry | undefined; revision: bigint }> {
-    const answer = await this.#ask(client => client.kv.range({ key: Buffer.from(key) }))
+    const answer = await this.#cluster.ask(client =>
+      client.kv.range({ key: Buffer.from(key) }),
+    )
     const [kv] = answer.kvs
     return { entry: kv && toEntry(kv), revision: BigInt(answer.header.revision) }
   }
 
   async commit(guards: readonly Guard[], writes: readonly Write[]): Promise<Outcome> {
-    const answer = await this.#askOnce(client =>
+    const answer = await this.#cluster.askOnce(client =>
       client.kv.txn({ compare: guards.map(toCompare), success: writes.map(toRequest) }),
     )
     return { succeeded: answer.succeeded, revision: BigInt(answer.header.revision) }
   }
 
   async grantLease(ttlSeconds: number): Promise<string> {
-    const answer = await this.#ask(client =>
+    const answer = await this.#cluster.ask(client =>
       client.leaseClient.leaseGrant({ TTL: ttlSeconds }),
     )
     return answer.ID
   }
 
   async keepLeaseAlive(id: string): Promise<number> {
-    return await this.#ask(async client => {
+    return await this.#cluster.ask(async client => {
       const stream = await client.leaseClient.leaseKeepAlive()
       return await keepAliveOnce(stream, id)
     })
   }
 
   async leaseTimeToLive(id: string): Promise<number> {
-    const answer = await this.#ask(client =>
+    const answer = await this.#cluster.ask(client =>
       client.leaseClient.leaseTimeToLive({ ID: id }),
     )
     return Math.max(0, Number(answer.TTL))
@@ -92,7 +90,7 @@ export class EtcdRegistry implements Registry {
 
   async revokeLease(id: string): Promise<void> {
     if ((await this.leaseTimeToLive(id)) > 0) {
-      await this.#ask(client => client.leaseClient.leaseRevoke({ ID: id }))
+      await this.#cluster.ask(client => client.leaseClient.leaseRevoke({ ID: id }))
     }
   }
 
@@ -103,8 +101,8 @@ export class EtcdRegistry implements Registry {
   ): AsyncIterable<readonly Change[]> {
     // A read first: it finds an endpoint that works and renews an expired login.
     await this.get(prefix)
-    const endpoint = this.endpoint
-    const stream = await this.#client(endpoint).watchClient.watch()
+    const member = this.#cluster.current()
+    const stream = await member.call(client => client.watchClient.watch())
     const cancel = (): void => {
       stream.cancel()
     }
@@ -127,8 +125,14 @@ export class EtcdRegistry implements Registry {
       throw new Error('the watch ended')
     } catch (error) {
       if (signal.aborted) return
-      this.#moveOn(endpoint)
-      throw castEtcdError(error, endpoint)
+      const cast = member.cast(error)
+      // A token that etcd took from us may show as a missing permission (etcd-io/etcd#8914).
+      if (isLoginExpired(error) || cast.code === 'ERR_REGISTRY_REFUSED') {
+        member.forgetLogin()
+      } else if (cast.code === 'ERR_REGISTRY_UNAVAILABLE') {
+        this.#cluster.leave(member)
+      }
+      throw cast
     } finally {
       clearTimeout(creation)
       signal.removeEventListener('abort', cancel)
@@ -137,46 +141,7 @@ export class EtcdRegistry implements Registry {
   }
 
   close(): void {
-    for (const client of this.#clients.values()) client.close()
-  }
-
-  #client(endpoint: string): Etcd3 {
-    let client = this.#clients.get(endpoint)
-    if (client === undefined) {
-      client = openEtcdClient(endpoint, this.#options)
-      this.#clients.set(endpoint, client)
-    }
-    return client
-  }
-
-  /** Makes a call that may be repeated: on every endpoint in turn until one answers. */
-  async #ask<T>(call: (client: Etcd3) => Promise<T>): Promise<T> {
-    for (let attempt = 1; ; attempt++) {
-      try {
-        return await this.#askOnce(call)
-      } catch (error) {
-        const last = attempt >= this.#options.endpoints.length
-        if (last || !isSubnetError(error, 'ERR_REGISTRY_UNAVAILABLE')) throw error
-      }
-    }
-  }
-
-  /** Makes a call that must not be repeated. The next call goes elsewhere if this one fails. */
-  async #askOnce<T>(call: (client: Etcd3) => Promise<T>): Promise<T> {
-    const endpoint = this.endpoint
-    try {
-      return await call(this.#client(endpoint))
-    } catch (error) {
-      const cast = castEtcdError(error, endpoint)
-      if (cast.code === 'ERR_REGISTRY_UNAVAILABLE') this.#moveOn(endpoint)
-      throw cast
-    }
-  }
-
-  /** Leaves an endpoint that failed, unless another call has left it already. */
-  #moveOn(endpoint: string): void {
-    if (endpoint !== this.endpoint) return
-    this.#endpoint = (this.#endpoint + 1) % this.#options.endpoints.length
+    this.#cluster.close()
   }
 }
 
@@ -233,7 +198,8 @@ function readWatchResponse(response: IWatchResponse, from: bigint): Change[] {
         `revision ${from} is compacted, history starts at ${response.compact_revision}`,
       )
     }
-    throw new Error(response.cancel_reason || 'etcd ended the watch')
+    const reason = response.cancel_reason || 'etcd ended the watch'
+    throw new Error(isLoginUnknown(reason) ? LOGIN_EXPIRED : reason)
   }
   const revision = BigInt(response.header.revision)
   if (response.created && revision + 1n < from) {

@@ -13,7 +13,7 @@ t.test('the registry in etcd keeps the contract', async t => {
   const proxy = await openTcpProxy(etcd.port)
   const endpoint = `http://127.0.0.1:${proxy.port}`
   const clients: EtcdRegistry[] = []
-  const operator = openEtcdClient(etcd.endpoint, { endpoints: [etcd.endpoint] })
+  const operator = openEtcdClient(etcd.endpoint)
   await registryContract(t, () =>
     Promise.resolve({
       connect: () => {

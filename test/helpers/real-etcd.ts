@@ -10,23 +10,37 @@ import { setTimeout as delay } from 'node:timers/promises'
 const START_TIMEOUT_MS = 20_000
 const POLL_MS = 50
 
+export interface RealEtcdOptions {
+  /** Paths of certificate and key of the server, which speaks https then. */
+  readonly tls?: { readonly cert: string; readonly key: string }
+  /** More flags of etcd. */
+  readonly flags?: readonly string[]
+}
+
 /** A server of Debian's etcd on loopback, with ports and data of its own. */
 export class RealEtcd {
   readonly port: number
   readonly #peerPort: number
+  readonly #metricsPort: number
   readonly #directory: string
+  readonly #options: RealEtcdOptions
   #child: ChildProcess | undefined
   #output = ''
 
-  private constructor(directory: string, ports: readonly [number, number]) {
+  private constructor(
+    directory: string,
+    ports: readonly [number, number, number],
+    options: RealEtcdOptions,
+  ) {
     this.#directory = directory
-    this.port = ports[0]
-    this.#peerPort = ports[1]
+    ;[this.port, this.#peerPort, this.#metricsPort] = ports
+    this.#options = options
   }
 
-  static async open(): Promise<RealEtcd> {
+  static async open(options: RealEtcdOptions = {}): Promise<RealEtcd> {
     const directory = await mkdtemp(join(tmpdir(), 'flanneld-etcd-'))
-    const etcd = new RealEtcd(directory, [await freePort(), await freePort()])
+    const ports = [await freePort(), await freePort(), await freePort()] as const
+    const etcd = new RealEtcd(directory, [...ports], options)
     try {
       await etcd.start()
     } catch (error) {
@@ -37,12 +51,14 @@ export class RealEtcd {
   }
 
   get endpoint(): string {
-    return `http://127.0.0.1:${this.port}`
+    const scheme = this.#options.tls ? 'https' : 'http'
+    return `${scheme}://127.0.0.1:${this.port}`
   }
 
   /** Resolves when the server is healthy. */
   async start(): Promise<void> {
     const peer = `http://127.0.0.1:${this.#peerPort}`
+    const { tls, flags = [] } = this.#options
     const options = [
       ['--name', 'test'],
       ['--data-dir', join(this.#directory, 'data')],
@@ -51,6 +67,9 @@ export class RealEtcd {
       ['--listen-peer-urls', peer],
       ['--initial-advertise-peer-urls', peer],
       ['--initial-cluster', `test=${peer}`],
+      ['--listen-metrics-urls', this.#metricsUrl],
+      tls ? ['--cert-file', tls.cert, '--key-file', tls.key] : [],
+      flags,
     ].flat()
     const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', 'etcd', ...options], {
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -70,13 +89,27 @@ export class RealEtcd {
     }
   }
 
+  /** Plain HTTP and open to everybody, whatever clients need. */
+  get #metricsUrl(): string {
+    return `http://127.0.0.1:${this.#metricsPort}`
+  }
+
   async #isHealthy(): Promise<boolean> {
     try {
-      const answer = await fetch(`${this.endpoint}/health`)
+      const answer = await fetch(`${this.#metricsUrl}/health`)
       return ((await answer.json()) as { health: string }).health === 'true'
     } catch {
       return false
     }
+  }
+
+  /** Stops it without breaking a connection, until `thaw`. */
+  freeze(): void {
+    this.#child?.kill('SIGSTOP')
+  }
+
+  thaw(): void {
+    this.#child?.kill('SIGCONT')
   }
 
   /** Ends it as a power failure does. */
