@@ -13,7 +13,7 @@ import { readFileIfAny, writeFileAtomic } from './files.js'
 const MODE = 0o600
 
 /** Changes that follow each other closely are written once. */
-const GATHER_MS = 1000
+const GATHER_MS = 5000
 
 /** While nothing changes, the times in it are brought up to date this often. */
 const REFRESH_MS = 60_000

@@ -1,4 +1,4 @@
-import type { Backend } from '../../lib/backend/backend.js'
+import type { Backend, Remote } from '../../lib/backend/backend.js'
 import { selectRemotes } from '../../lib/backend/remotes.js'
 import { type Host, type Tenure, TenureEnd } from '../../lib/subnet/host-lease.js'
 import { runAll } from '../../lib/subnet/loops.js'
@@ -55,10 +55,13 @@ export class NetworkHost implements Host {
     this.#backend = backend
     try {
       await backend.permit(tenure.permit.until)
-      const sync = new RemoteSync(backend, clock, log)
-      await this.#run({ ...this.#prepared, subnet, backend, tenure, sync }, signal)
+      const serving = { ...this.#prepared, subnet, backend, tenure }
+      const choose = (): readonly Remote[] => this.#chooseRemotes(serving)
+      const sync = new RemoteSync({ backend, choose, clock, log })
+      await this.#run({ ...serving, sync }, signal)
     } finally {
       this.#backend = undefined
+      this.#forget()
       await backend.close(this.#howToClose(signal))
       journal.write('stopped', {
         subnet: formatSubnet(subnet),
@@ -74,21 +77,30 @@ export class NetworkHost implements Host {
     return isOver || flags['release-on-exit'] ? 'end' : 'keep'
   }
 
-  async #run(serving: Serving, signal: AbortSignal): Promise<void> {
+  /** What the status told of this tenure is over. */
+  #forget(): void {
     const { state } = this.#context
-    const { config, subnet, backend, sync, tenure } = serving
+    state.unpublish()
+    state.report('lease', undefined)
+    state.report('remotes', undefined)
+    state.note('lease', undefined)
+    state.ignoredRecords = []
+    state.phase = 'starting'
+  }
+
+  async #run(serving: Serving, signal: AbortSignal): Promise<void> {
+    const { config, subnet, backend, sync } = serving
     this.#publishStatus(serving)
     const firewall = await startFirewall(this.#context, { config, subnet })
     await runAll(signal, [
-      each => this.#followRemotes(serving, each),
-      each => this.#noteLease(tenure, each),
+      each => this.#followView(serving, each),
+      each => this.#note(serving, each),
       each => sync.run(each),
       each => backend.run(each),
       each => firewall.run(each),
       each => serving.cacheFile.run(() => describeCache(serving), each),
       each => this.#announce(serving, each),
     ])
-    if (signal.aborted) state.phase = 'starting'
   }
 
   /** Tells containers and the supervisor of the subnet. */
@@ -110,32 +122,19 @@ export class NetworkHost implements Host {
     }
   }
 
-  /** Turns what the registry says into the list of remotes. */
-  async #followRemotes(serving: Serving, signal: AbortSignal): Promise<void> {
-    const { state, journal, log } = this.#context
-    const { view } = serving.tenure
-    const said = new Set<string>()
+  /** Wakes what depends on the view whenever that changes. */
+  async #followView(
+    { tenure, sync, cacheFile }: Serving,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { state, journal } = this.#context
+    const { view } = tenure
     const update = (): void => {
       if (state.etcdReachable !== view.reachable)
         journal.write(view.reachable ? 'etcd is back' : 'etcd is away')
       state.etcdReachable = view.reachable
-      serving.cacheFile.touch()
-      if (!view.listed && view.table.records().length === 0) return
-      const { remotes, rejected } = selectRemotes(
-        view.table.records(),
-        serving.tenure.keeper.held,
-        serving.config,
-        serving.plan.leaseType,
-      )
-      serving.sync.update(remotes)
-      const ignored = [...rejected, ...view.table.bad()]
-      state.ignoredRecords = ignored
-      for (const { key, why } of ignored) {
-        if (!said.has(`${key} ${why}`)) log.warn({ key, why }, 'record ignored')
-      }
-      // Only what is wrong now is remembered, so that the memory stays bounded.
-      said.clear()
-      for (const { key, why } of ignored) said.add(`${key} ${why}`)
+      cacheFile.touch()
+      if (view.listed || view.table.records().length > 0) sync.wake()
     }
     const forget = view.subscribe(update)
     update()
@@ -143,8 +142,28 @@ export class NetworkHost implements Host {
     forget()
   }
 
-  /** Says when the lease is not as fresh as it should be, and when forwarding has stopped. */
-  async #noteLease({ keeper, permit }: Tenure, signal: AbortSignal): Promise<void> {
+  /** Turns what the registry says into the list of remotes, and says what it cannot use. */
+  #chooseRemotes({ tenure, config, plan }: Omit<Serving, 'sync'>): readonly Remote[] {
+    const { state, log } = this.#context
+    const { view, keeper } = tenure
+    const { remotes, rejected } = selectRemotes(
+      view.table.records(),
+      keeper.held,
+      config,
+      plan.leaseType,
+    )
+    const said = new Set(state.ignoredRecords.map(({ key, why }) => `${key} ${why}`))
+    const ignored = [...rejected, ...view.table.bad()]
+    for (const { key, why } of ignored) {
+      if (!said.has(`${key} ${why}`)) log.warn({ key, why }, 'record ignored')
+    }
+    state.ignoredRecords = ignored
+    return remotes
+  }
+
+  /** Says what is not as it should be: the remotes, the age of the lease, a permit that ran out. */
+  async #note({ tenure, sync }: Serving, signal: AbortSignal): Promise<void> {
+    const { keeper, permit } = tenure
     const { state, clock, renewMarginMs } = this.#context
     while (!signal.aborted) {
       const now = clock.now()
@@ -155,6 +174,7 @@ export class NetworkHost implements Host {
           ? keeper.trouble
           : `${left > 0 ? 'ends soon' : 'not proven any more'}: ${keeper.trouble ?? 'etcd is away'}`,
       )
+      state.report('remotes', sync.trouble)
       state.report(
         'lease',
         permit.until > now

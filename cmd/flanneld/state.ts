@@ -39,6 +39,11 @@ export class DaemonState implements Health {
     this.#sections.set(name, read)
   }
 
+  /** Takes back every section: what they tell of is over. */
+  unpublish(): void {
+    this.#sections.clear()
+  }
+
   trouble(): string | undefined {
     if (this.phase === 'waiting') return this.#waitingFor
     if (this.phase !== 'ready') return this.phase

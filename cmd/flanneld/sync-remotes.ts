@@ -11,34 +11,40 @@ const REAPPLY_MS = 5 * 60_000
 const FIRST_RETRY_MS = 200
 const LAST_RETRY_MS = 10_000
 
+export interface RemoteSyncOptions {
+  readonly backend: Backend
+  /** The list as it is to be now. */
+  readonly choose: () => readonly Remote[]
+  readonly clock: Clock
+  readonly log: Logger
+}
+
 /**
  * Hands the latest list of remotes to the backend: at once when it changes, one
  * apply at a time, and the list of the moment when the one before took long.
  */
 export class RemoteSync {
-  readonly #backend: Backend
-  readonly #clock: Clock
-  readonly #log: Logger
-  /** Undefined until the leases are listed: what a former daemon applied stands until then. */
-  #wanted: readonly Remote[] | undefined
+  readonly #options: RemoteSyncOptions
+  /** Empty until the leases are known: what a former daemon applied stands until then. */
+  #applied: readonly Remote[] = []
+  #isAwake = false
   #known: ReadonlyMap<string, string> = new Map()
   #wake = new AbortController()
   /** Why the backend could not apply the list; undefined when it could. */
   trouble: string | undefined
 
-  constructor(backend: Backend, clock: Clock, log: Logger) {
-    this.#backend = backend
-    this.#clock = clock
-    this.#log = log
+  constructor(options: RemoteSyncOptions) {
+    this.#options = options
   }
 
+  /** What was handed to the backend last. */
   get remotes(): readonly Remote[] {
-    return this.#wanted ?? []
+    return this.#applied
   }
 
-  update(remotes: readonly Remote[]): void {
-    this.#wanted = remotes
-    this.#logDifference(remotes)
+  /** The leases have changed. */
+  wake(): void {
+    this.#isAwake = true
     this.#wake.abort()
   }
 
@@ -48,39 +54,44 @@ export class RemoteSync {
     )
     for (const [subnet, publicIp] of known) {
       const before = this.#known.get(subnet)
-      if (before === undefined) this.#log.info({ subnet, publicIp }, 'remote joined')
+      if (before === undefined)
+        this.#options.log.info({ subnet, publicIp }, 'remote joined')
       else if (before !== publicIp)
-        this.#log.info({ subnet, publicIp, before }, 'remote moved')
+        this.#options.log.info({ subnet, publicIp, before }, 'remote moved')
     }
     for (const [subnet, publicIp] of this.#known) {
-      if (!known.has(subnet)) this.#log.info({ subnet, publicIp }, 'remote left')
+      if (!known.has(subnet)) this.#options.log.info({ subnet, publicIp }, 'remote left')
     }
     this.#known = known
   }
 
   async run(signal: AbortSignal): Promise<void> {
-    const backoff = new Backoff(this.#clock, FIRST_RETRY_MS, LAST_RETRY_MS)
+    const { clock, log } = this.#options
+    const backoff = new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS)
     while (!signal.aborted) {
       const wake = new AbortController()
       this.#wake = wake
       try {
-        if (this.#wanted !== undefined) await this.#backend.apply(this.#wanted)
-        if (this.trouble !== undefined) this.#log.info('remotes applied again')
+        if (this.#isAwake) await this.#apply()
+        if (this.trouble !== undefined) log.info('remotes applied again')
         this.trouble = undefined
         backoff.reset()
-        await this.#clock.sleep(REAPPLY_MS, AbortSignal.any([signal, wake.signal]))
+        await clock.sleep(REAPPLY_MS, AbortSignal.any([signal, wake.signal]))
       } catch (error) {
         if (!(error instanceof BackendError)) throw error
-        if (this.trouble === undefined) {
-          this.#log.error(
-            { reason: error.message },
-            'cannot apply the remotes; trying again',
-          )
-        }
+        if (this.trouble === undefined)
+          log.error({ reason: error.message }, 'cannot apply the remotes; trying again')
         this.trouble = error.message
         await backoff.wait(signal)
       }
     }
+  }
+
+  async #apply(): Promise<void> {
+    const remotes = this.#options.choose()
+    this.#logDifference(remotes)
+    await this.#options.backend.apply(remotes)
+    this.#applied = remotes
   }
 }
 

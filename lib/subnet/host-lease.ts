@@ -149,13 +149,12 @@ export class HostLease {
 
   async #live(host: Host, signal: AbortSignal): Promise<void> {
     let end: TenureEnd | undefined
-    while (!signal.aborted) {
+    while (!signal.aborted && !this.#isReleased) {
       if (!(await this.#untilAllowed(signal))) return
       const start = this.#recall() ?? (await this.#acquire(end, signal))
       if (start === undefined) return
       end = await this.#hold(start, host, signal)
       if (end !== undefined) await this.#finish(start.held, end)
-      if (this.#isReleased) return
     }
   }
 
@@ -187,7 +186,7 @@ export class HostLease {
     const backoff = new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS)
     let { isUnsettled } = this.#options
     let said = ''
-    while (!signal.aborted) {
+    while (!signal.aborted && !this.#isReleased) {
       try {
         const held = await acquireLease({
           ...this.#options,
@@ -211,7 +210,7 @@ export class HostLease {
         // A subnet that an order named may be gone: then any other.
         if (error.code === 'ERR_SUBNET_TAKEN') end = undefined
         onWait(error.message)
-        await backoff.wait(signal)
+        await backoff.wait(AbortSignal.any([signal, this.#news.signal]))
       }
     }
     return undefined

@@ -37,6 +37,12 @@ export interface KeepLease {
   onHeld(held: HeldLease): void
 }
 
+/** The etcd lease was there when it was asked about. No id: what is held is a reservation. */
+interface Proof {
+  readonly leaseId: string | undefined
+  readonly provenAt: number
+}
+
 /**
  * Keeps our lease: by keep-alives of the one etcd lease, which make no event for
  * anybody, and by putting the record back when it is gone.
@@ -111,7 +117,7 @@ export class LeaseKeeper {
     const alive = leaseId === undefined || (await registry.keepLeaseAlive(leaseId)) > 0
     const { entry } = await registry.get(key)
     if (entry === undefined) {
-      await this.#restore(alive ? leaseId : undefined)
+      await this.#restore(alive ? { leaseId, provenAt: now } : undefined)
     } else if (alive && entry.leaseId === leaseId && this.#isAsWritten(entry)) {
       this.#setHeld({
         ...this.#held,
@@ -119,7 +125,7 @@ export class LeaseKeeper {
         provenAt: now,
       })
     } else {
-      await this.#adopt(entry, alive ? leaseId : undefined)
+      await this.#adopt(entry, alive ? { leaseId, provenAt: now } : undefined)
     }
   }
 
@@ -133,7 +139,7 @@ export class LeaseKeeper {
    * containers. Not before the network's configuration is there: a registry
    * without one was wiped, and what its operator puts back decides.
    */
-  async #restore(aliveLeaseId: string | undefined): Promise<void> {
+  async #restore(proof: Proof | undefined): Promise<void> {
     const { registry, prefix, log } = this.#options
     const config = await registry.get(configKey(prefix))
     if (config.entry === undefined) {
@@ -150,7 +156,7 @@ export class LeaseKeeper {
       ...guardsOfFree(prefix, this.#held.subnet),
       { key: configKey(prefix), modRevision: config.entry.modRevision },
     ]
-    await this.#write(guards, aliveLeaseId)
+    await this.#write(guards, proof)
   }
 
   /**
@@ -158,7 +164,7 @@ export class LeaseKeeper {
    * again; with an operator's etcd lease or none, that stays. Else somebody took
    * the subnet.
    */
-  async #adopt(entry: Entry, aliveLeaseId: string | undefined): Promise<void> {
+  async #adopt(entry: Entry, proof: Proof | undefined): Promise<void> {
     const other = readHolder(entry)
     if (other !== undefined && !this.#isHolder(other)) {
       const subnet = formatSubnet(this.#held.subnet)
@@ -169,8 +175,10 @@ export class LeaseKeeper {
       )
     }
     const guards = [{ key: entry.key, modRevision: entry.modRevision }]
-    if (entry.leaseId === undefined) await this.#becomeReservation(guards)
-    else await this.#write(guards, aliveLeaseId, entry.createRevision)
+    const isReservation = entry.leaseId === undefined
+    if (isReservation && (other !== undefined || this.#held.leaseId === undefined))
+      await this.#becomeReservation(guards)
+    else await this.#write(guards, proof, entry.createRevision)
   }
 
   #isAsWritten({ value }: Entry): boolean {
@@ -206,13 +214,13 @@ export class LeaseKeeper {
 
   async #write(
     guards: readonly Guard[],
-    aliveLeaseId: string | undefined,
+    proof: Proof | undefined,
     createRevision?: bigint,
   ): Promise<void> {
     const { registry, prefix, holder, ttlSeconds, clock } = this.#options
     const { key, subnet } = this.#held
-    const provenAt = clock.now()
-    const leaseId = aliveLeaseId ?? (await registry.grantLease(ttlSeconds))
+    const provenAt = proof?.provenAt ?? clock.now()
+    const leaseId = proof?.leaseId ?? (await registry.grantLease(ttlSeconds))
     const record = { value: formatHolder(holder), hostId: holder.hostId }
     const outcome = await registry.commit(
       guards,

@@ -41,7 +41,7 @@ export async function listLastHolders(
   }
 }
 
-/** Leaves our mark where it is not; without success where we may not write. */
+/** Leaves our mark; without success where we may not write. */
 export async function markLastHolder(
   registry: Registry,
   prefix: string,
@@ -49,15 +49,15 @@ export async function markLastHolder(
   holder: { readonly hostId: string; readonly now: Date },
 ): Promise<void> {
   const { hostId, now } = holder
-  const value = JSON.stringify({ HostID: hostId, Since: now.toISOString() })
   try {
     for (const half of prefixesOf(subnet).filter(({ family }) => family === 4)) {
       const key = keyOf(prefix, half)
       const { entry } = await registry.get(key)
       const mark = entry && readMark(entry, `${prefix}/${FOLDER}/`)
-      if (mark?.hostId !== hostId) {
-        await registry.commit([], [{ kind: 'put', key, value }])
-      }
+      const since = mark?.hostId === hostId ? mark.since : now
+      // Written again all the same: its revision says how long it is unused.
+      const value = JSON.stringify({ HostID: hostId, Since: since.toISOString() })
+      await registry.commit([], [{ kind: 'put', key, value }])
     }
   } catch (error) {
     if (!(error instanceof SubnetError)) throw error

@@ -18,9 +18,10 @@ t.test('a mark says who took a subnet first and when; IPv6 leaves none', async t
   t.strictSame(
     marks.map(({ subnet, hostId, since }) => [formatPrefix(subnet), hostId, since]),
     [
-      ['10.5.1.0/24', 'a', NOW],
       ['10.5.2.0/24', 'b', NOW],
+      ['10.5.1.0/24', 'a', NOW],
     ],
+    'longest unused first; since when is kept',
   )
 })
 
