@@ -29,11 +29,13 @@ export class EtcdMember {
    */
   async call<T>(call: (client: Etcd3) => Promise<T>): Promise<T> {
     try {
+      const client = await this.#connect()
+      const login = this.#login
       try {
-        return await call(await this.#connect())
+        return await call(client)
       } catch (error) {
-        if (!isLoginExpired(error) || !this.#login) throw error
-        this.forgetLogin()
+        if (!isLoginExpired(error) || this.#options.login === undefined) throw error
+        if (login !== undefined) this.forgetLogin(login)
         return await call(await this.#connect())
       }
     } catch (error) {
@@ -51,7 +53,9 @@ export class EtcdMember {
     })
   }
 
-  forgetLogin(): void {
+  /** @param login unless it was replaced already by another call that failed with it. */
+  forgetLogin(login = this.#login): void {
+    if (login !== this.#login) return
     this.#login = undefined
     this.#token = undefined
   }
