@@ -107,6 +107,8 @@ export class HostLease {
   #remembered: RememberedLease | undefined
   #keeper: LeaseKeeper | undefined
   #order: StandingOrder | undefined
+  /** The order that was obeyed or refused last, with the answer that the operator is owed. */
+  #answered: StandingOrder | undefined
   #isReleased = false
   /** Aborts when the order changes or the subnet is to be released. */
   #news = new AbortController()
@@ -118,12 +120,19 @@ export class HostLease {
     this.view = new LeaseView(options)
   }
 
-  /** Runs until `signal` aborts; its reason goes on to the tenure's signal. */
+  /**
+   * Runs until `signal` aborts, whose reason goes on to the tenure's signal, or
+   * until the subnet is released.
+   */
   async run(host: Host, signal: AbortSignal): Promise<void> {
-    await runAll(signal, [
+    const over = new AbortController()
+    await runAll(AbortSignal.any([signal, over.signal]), [
       each => this.view.run(each),
       each => this.#followOrders(each),
-      each => this.#live(host, each),
+      async each => {
+        await this.#live(host, each)
+        over.abort()
+      },
     ])
   }
 
@@ -153,6 +162,8 @@ export class HostLease {
       if (!(await this.#untilAllowed(signal))) return
       const start = this.#recall() ?? (await this.#acquire(end, signal))
       if (start === undefined) return
+      if (end?.kind === 'moved')
+        await this.#answer('done', `it holds ${formatSubnet(start.held.subnet)} now`)
       end = await this.#hold(start, host, signal)
       if (end !== undefined) await this.#finish(start.held, end)
     }
@@ -279,6 +290,9 @@ export class HostLease {
   }
 
   #obstacleTo({ to }: Order): string | undefined {
+    const held = this.#keeper?.held
+    if (held !== undefined && held.leaseId === undefined)
+      return `${formatSubnet(held.subnet)} is reserved for this host; unreserve it first`
     if (to === undefined) return undefined
     if (!isSubnetOfNetwork(to, this.#options.config))
       return `${formatSubnet(to)} is not a subnet of the network`
@@ -300,18 +314,17 @@ export class HostLease {
       return
     }
     const backoff = new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS)
-    const done = await retry(backoff, () =>
+    await retry(backoff, () =>
       releaseSubnet(registry, prefix, this.#options.holder.hostId, held.subnet),
     )
-    if (done && end.kind === 'moved')
-      await this.#answer('done', 'another subnet is taken')
   }
 
   async #followOrders(signal: AbortSignal): Promise<void> {
     const { registry, prefix, holder, clock, log } = this.#options
     const key = orderKey(prefix, holder.hostId)
     const take = (order: StandingOrder | undefined): void => {
-      this.#order = order
+      const isOld = order?.modRevision === this.#answered?.modRevision
+      this.#order = order !== undefined && isOld ? this.#answered : order
       this.#tellNews()
     }
     await followPrefix(
@@ -338,17 +351,21 @@ export class HostLease {
 
   /** Tells the operator what came of the order; it may have been replaced meanwhile. */
   async #answer(state: Order['state'], answer: string): Promise<void> {
-    const { registry, prefix, holder } = this.#options
+    const { registry, prefix, holder, clock, log } = this.#options
     const order = this.#order
     if (order?.state !== 'open') return
+    const answered = { ...order, state, answer }
+    this.#order = answered
+    this.#answered = answered
     const key = orderKey(prefix, holder.hostId)
-    this.#order = { ...order, state, answer }
-    const value = formatOrder(this.#order)
-    await registry
-      .commit([{ key, modRevision: order.modRevision }], [{ kind: 'put', key, value }])
-      .catch((error: unknown) => {
-        if (!(error instanceof SubnetError)) throw error
-      })
+    const value = formatOrder(answered)
+    log.info({ order: order.kind, answer }, 'order answered')
+    await retry(new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS), async () => {
+      await registry.commit(
+        [{ key, modRevision: order.modRevision }],
+        [{ kind: 'put', key, value }],
+      )
+    })
   }
 }
 
@@ -394,7 +411,7 @@ async function extendPermit(
   if (signal.reason instanceof TenureEnd) await host.permit(0)
 }
 
-/** Deletes a subnet's record if it is that host's. */
+/** Deletes a subnet's record if it is that host's lease. A reservation is an operator's. */
 export async function releaseSubnet(
   registry: Registry,
   prefix: string,
@@ -405,12 +422,12 @@ export async function releaseSubnet(
   const { entry } = await registry.get(key)
   if (entry === undefined) return
   const record = tryParse(entry)
-  if (record?.holder.hostId !== hostId) return
+  if (record?.holder.hostId !== hostId || record.kind === 'reservation') return
   await registry.commit(
     [{ key, modRevision: entry.modRevision }],
     deleteSubnet(prefix, subnet),
   )
-  if (record.kind === 'lease') await registry.revokeLease(record.leaseId)
+  await registry.revokeLease(record.leaseId)
 }
 
 function tryParse(
@@ -425,17 +442,16 @@ function tryParse(
 }
 
 /** A few times; what still fails is left to the lease's end. */
-async function retry(backoff: Backoff, attempt: () => Promise<void>): Promise<boolean> {
+async function retry(backoff: Backoff, attempt: () => Promise<void>): Promise<void> {
   for (let round = 1; round <= 5; round++) {
     try {
       await attempt()
-      return true
+      return
     } catch (error) {
       if (!(error instanceof SubnetError)) throw error
       await backoff.wait()
     }
   }
-  return false
 }
 
 function isWorthWaiting(error: unknown): error is SubnetError {
