@@ -360,12 +360,14 @@ export class HostLease {
     const key = orderKey(prefix, holder.hostId)
     const value = formatOrder(answered)
     log.info({ order: order.kind, answer }, 'order answered')
-    await retry(new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS), async () => {
+    const write = async (): Promise<void> => {
       await registry.commit(
         [{ key, modRevision: order.modRevision }],
         [{ kind: 'put', key, value }],
       )
-    })
+    }
+    // Not for long: containers wait for the subnet, the operator only for a word.
+    await retry(new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS), write, 2)
   }
 }
 
@@ -441,9 +443,13 @@ function tryParse(
   }
 }
 
-/** A few times; what still fails is left to the lease's end. */
-async function retry(backoff: Backoff, attempt: () => Promise<void>): Promise<void> {
-  for (let round = 1; round <= 5; round++) {
+/** A few times; what fails all the same is settled by the end of the lease, or by asking again. */
+async function retry(
+  backoff: Backoff,
+  attempt: () => Promise<void>,
+  times = 5,
+): Promise<void> {
+  for (let round = 1; round <= times; round++) {
     try {
       await attempt()
       return
