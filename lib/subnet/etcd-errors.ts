@@ -85,6 +85,7 @@ const FAILURES: readonly (readonly [
   string | ((target: CallTarget) => string),
 ])[] = [
   [/ECONNREFUSED/, 'connection refused'],
+  [/Connection dropped|ECONNRESET|EPIPE/, 'the connection broke'],
   [/EHOSTUNREACH|ENETUNREACH/, 'no route to it'],
   [/Name resolution failed/, 'its name cannot be resolved'],
   [

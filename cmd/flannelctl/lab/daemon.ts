@@ -45,6 +45,11 @@ export class LabDaemon {
     }
   }
 
+  /** The flags that tell flannelctl where this daemon is. */
+  get placeFlags(): string[] {
+    return Object.entries(this.#flags).map(([name, value]) => `--${name}=${value}`)
+  }
+
   get pid(): number {
     return this.#running().pid
   }
@@ -63,7 +68,7 @@ export class LabDaemon {
       PROGRAM,
       '--iface=eth0',
       `--etcd-endpoints=${ETCD_ENDPOINT}`,
-      ...Object.entries(this.#flags).map(([name, value]) => `--${name}=${value}`),
+      ...this.placeFlags,
       ...flags,
     ]
     this.#process = new LabProcess({ namespace, command, log: this.logFile, outlive })

@@ -1,0 +1,173 @@
+/**
+ * flannelctl as an operator uses it on a host of a running network: two hosts
+ * with daemons and a real etcd. In this order on one network.
+ */
+import t from 'tap'
+import { flannelctl } from '../helpers/flannelctl.js'
+import { happens, openTestLab, subnetOf } from './open-test-lab.js'
+
+const CONFIG = '/coreos.com/network/config'
+
+const lab = await openTestLab(t, { name: 't-ctl', hosts: 2 })
+const [one, two] = [lab.host(1), lab.host(2)]
+const subnets = [await subnetOf(one.daemon), await subnetOf(two.daemon)] as const
+
+async function json(
+  host: typeof one,
+  ...args: string[]
+): Promise<Record<string, unknown>> {
+  const { stdout } = await flannelctl(host, [...args, '--json'])
+  return JSON.parse(stdout) as Record<string, unknown>
+}
+
+t.test('leases shows who holds what, and marks our own', async t => {
+  const { exitCode, stdout } = await flannelctl(one, ['leases'])
+
+  t.equal(exitCode, 0)
+  const own = stdout.split('\n').find(line => line.includes(subnets[0]))
+  t.match(own, /^\* +10\.5\.\d+\.0\/24 +\w{16} +192\.168\.77\.11 +udp +(23h59m|1d0h)$/)
+  const other = stdout.split('\n').find(line => line.includes(subnets[1]))
+  t.match(other, /^ +10\.5\.\d+\.0\/24 +\w{16} +192\.168\.77\.12 +udp/)
+
+  const { leases } = await json(two, 'leases')
+  const mine = (leases as { mine: boolean; subnet: string }[]).filter(({ mine }) => mine)
+  t.match(mine, [{ subnet: subnets[1], kind: 'lease' }])
+})
+
+t.test('routes asks the kernel, and says when it has another way', async t => {
+  const good = await flannelctl(one, ['routes'])
+  t.equal(good.exitCode, 0)
+  t.match(
+    good.stdout,
+    new RegExp(
+      `^${subnets[1].replaceAll('.', '\\.')} .* 192\\.168\\.77\\.12 +udp +flannel0 +192\\.168\\.77\\.12:8285 +ok$`,
+      'm',
+    ),
+  )
+
+  await one.run(['ip', 'route', 'add', subnets[1], 'via', '192.168.77.1'])
+  const bad = await flannelctl(one, ['routes'])
+  await one.run(['ip', 'route', 'delete', subnets[1], 'via', '192.168.77.1'])
+
+  t.equal(bad.exitCode, 3)
+  t.match(bad.stdout, /via 192\.168\.77\.1$/m)
+})
+
+t.test('routes --probe pings the remotes', async t => {
+  const { exitCode, stdout, stderr } = await flannelctl(one, ['routes', '--probe'])
+
+  t.equal(exitCode, 0, stderr)
+  t.match(stdout, / ok +\d+\.\d\d ms$/m)
+})
+
+t.test('status is one screen, and its exit code says how things are', async t => {
+  const well = await flannelctl(one, ['status'])
+
+  t.equal(well.exitCode, 0)
+  t.match(well.stdout, /^daemon +ready/m)
+  t.match(well.stdout, new RegExp(`^subnet +${subnets[0].replaceAll('.', '\\.')}, `, 'm'))
+  t.match(well.stdout, /^remotes +1$/m)
+
+  const none = await flannelctl(one, ['status', '--etcd-prefix=/nobody'])
+  t.match(none, { exitCode: 1, stderr: /no flanneld for --etcd-prefix \/nobody runs/ })
+})
+
+t.test('a key that cannot be read is shown, with an exit code', async t => {
+  const key = '/coreos.com/network/subnets/rubbish'
+  await lab.etcd.ctl('put', key, 'x')
+
+  const leases = await flannelctl(one, ['leases'])
+  t.equal(leases.exitCode, 3)
+  t.match(leases.stderr, /unreadable: .*rubbish/)
+  await happens('the daemon shows it', async () =>
+    (await flannelctl(one, ['status'])).stdout.includes('subnets/rubbish'),
+  )
+
+  await lab.etcd.ctl('del', key)
+})
+
+t.test('config check explains what follows, and refuses what cannot be', async t => {
+  const good = await flannelctl(one, ['config', 'check', '{"Network":"10.9.0.0/16"}'])
+  t.equal(good.exitCode, 0)
+  t.match(good.stdout, /SubnetLen is 24: Network is \/16, so each host gets a \/24/)
+
+  const refusals: [string, RegExp][] = [
+    ['{"Network":"10.9.0.0/33"}', /"10\.9\.0\.0\/33" is not an IP address range/],
+    ['{', /not JSON/],
+    ['{"Network":"10.9.0.0/16","Backend":{"Type":"warp"}}', /unknown backend type: warp/],
+    ['{"Network":"10.9.0.0/16","Backend":{"Type":"udp","Port":0}}', /Port is 0/],
+  ]
+  for (const [text, why] of refusals) {
+    t.match(await flannelctl(one, ['config', 'check', text]), {
+      exitCode: 1,
+      stderr: why,
+    })
+  }
+  const piped = await flannelctl(
+    one,
+    ['config', 'check', '-'],
+    '{"Network":"10.9.0.0/29"}',
+  )
+  t.match(piped, { exitCode: 1, stderr: /too small/ })
+})
+
+t.test('config check warns of a network that this host uses', async t => {
+  const { stderr } = await flannelctl(one, [
+    ...['config', 'check', '{"Network":"192.168.0.0/16"}'],
+  ])
+
+  t.match(stderr, /warning: on this host, network 192\.168\.0\.0\/16 overlaps .* eth0/)
+})
+
+t.test('config set stores nothing that strands a lease, unless forced', async t => {
+  const before = await lab.etcd.ctl('get', CONFIG, '--print-value-only')
+
+  const refused = await flannelctl(one, ['config', 'set', '{"Network":"10.9.0.0/16"}'])
+  t.match(refused, { exitCode: 1, stderr: /2 leases do not fit this configuration/ })
+  t.equal(await lab.etcd.ctl('get', CONFIG, '--print-value-only'), before)
+
+  const wanted = '{"Network":"10.5.0.0/16","SubnetLen":24}'
+  const set = await flannelctl(one, ['config', 'set', wanted])
+  t.equal(set.exitCode, 0, set.stderr)
+  t.equal((await lab.etcd.ctl('get', CONFIG, '--print-value-only')).trim(), wanted)
+})
+
+t.test('a changed configuration is pending until it is applied', async t => {
+  await happens('the daemon notes it', async () =>
+    (await flannelctl(one, ['status'])).stdout.includes('flannelctl config apply'),
+  )
+
+  t.match(await flannelctl(one, ['config', 'apply']), { exitCode: 0 })
+
+  await happens('it is applied', async () => {
+    const { stdout } = await flannelctl(one, ['status'])
+    return /^daemon +ready/m.test(stdout) && !stdout.includes('config apply')
+  })
+  t.equal(await subnetOf(one.daemon), subnets[0], 'the subnet stays')
+})
+
+t.test('an unknown command, flag or argument is a usage error', async t => {
+  t.match(await flannelctl(one, ['leses']), {
+    exitCode: 2,
+    stderr: /unknown command leses; did you mean leases\?/,
+  })
+  t.match(await flannelctl(one, ['leases', '--jsn']), {
+    exitCode: 2,
+    stderr: /did you mean --json\?/,
+  })
+  t.match(await flannelctl(one, ['config', 'sett']), { exitCode: 2, stderr: /usage/ })
+})
+
+t.test('with etcd away the host is asked, and says so', async t => {
+  await lab.etcd.stop()
+
+  t.match(await flannelctl(one, ['leases']), {
+    exitCode: 1,
+    stderr: /etcd at http:\/\/192\.168\.77\.1:2379 is not available/,
+  })
+  await happens('the daemon notices', async () => {
+    const { exitCode, stdout } = await flannelctl(one, ['status'])
+    return exitCode === 3 && stdout.includes('does not answer')
+  })
+  t.equal((await flannelctl(one, ['routes'])).exitCode, 0)
+})
