@@ -172,7 +172,7 @@ async function waitForAnswer(
     const { entry } = await registry.get(key)
     const read = entry && readOrder(entry)
     if (read === undefined) throw new CommandFailure('the order was deleted by somebody')
-    if (read.state !== 'open') return read
+    if (read.state === 'done' || read.state === 'refused') return read
     await delay(POLL_MS)
   }
   return undefined

@@ -1,12 +1,12 @@
+import { rm } from 'node:fs/promises'
 import type { Logger } from 'pino'
-import type { HeldLease } from '../../lib/subnet/acquire-lease.js'
 import type { Clock } from '../../lib/subnet/clock.js'
 import {
   type LeaseCache,
+  type Moment,
   formatLeaseCache,
   parseLeaseCache,
 } from '../../lib/subnet/lease-cache.js'
-import type { Entry } from '../../lib/subnet/registry.js'
 import { readFileIfAny, writeFileAtomic } from './files.js'
 
 /** It names every host of the network. */
@@ -17,15 +17,6 @@ const GATHER_MS = 5000
 
 /** While nothing changes, the times in it are brought up to date this often. */
 const REFRESH_MS = 60_000
-
-/** A cache whose times are those of our clock. */
-export interface ReadCache {
-  readonly config: string
-  readonly held: HeldLease
-  readonly permitUntil: number
-  readonly holder: string
-  readonly records: readonly Entry[]
-}
 
 /** The lease cache on disk. Losing it costs nothing while etcd answers, so its troubles are only told. */
 export class LeaseCacheFile {
@@ -41,16 +32,10 @@ export class LeaseCacheFile {
     this.#log = log
   }
 
-  async read(): Promise<ReadCache | undefined> {
+  async read(): Promise<LeaseCache | undefined> {
     try {
       const text = await readFileIfAny(this.#path)
-      if (text === undefined) return undefined
-      const { held, provenAt, permitUntil, ...rest } = parseLeaseCache(text)
-      return {
-        ...rest,
-        held: { ...held, provenAt: this.#toClock(provenAt) },
-        permitUntil: this.#toClock(permitUntil),
-      }
+      return text === undefined ? undefined : parseLeaseCache(text, await this.#present())
     } catch (error) {
       this.#log.warn(
         { path: this.#path, reason: (error as Error).message },
@@ -66,7 +51,7 @@ export class LeaseCacheFile {
   }
 
   /** Writes what `describe` says, after changes and now and then, until `signal` aborts. */
-  async run(describe: () => ReadCache, signal: AbortSignal): Promise<void> {
+  async run(describe: () => LeaseCache, signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       await this.#write(describe())
       await this.#clock.sleep(GATHER_MS, signal)
@@ -77,16 +62,19 @@ export class LeaseCacheFile {
     await this.#write(describe())
   }
 
-  async #write({ held, permitUntil, ...rest }: ReadCache): Promise<void> {
-    const { provenAt, ...lease } = held
-    const cache: LeaseCache = {
-      ...rest,
-      held: lease,
-      provenAt: this.#toDate(provenAt),
-      permitUntil: this.#toDate(permitUntil),
-    }
+  async remove(): Promise<void> {
+    await rm(this.#path, { force: true }).catch((error: unknown) => {
+      this.#log.warn(
+        { reason: (error as Error).message },
+        'cannot remove the lease cache',
+      )
+    })
+  }
+
+  async #write(cache: LeaseCache): Promise<void> {
     try {
-      await writeFileAtomic(this.#path, formatLeaseCache(cache), MODE)
+      const text = formatLeaseCache(cache, await this.#present())
+      await writeFileAtomic(this.#path, text, MODE)
       this.#isFailing = false
     } catch (error) {
       if (!this.#isFailing)
@@ -98,12 +86,8 @@ export class LeaseCacheFile {
     }
   }
 
-  /** The clock of a later boot starts from another zero; time of day does not. */
-  #toClock(date: Date): number {
-    return date.getTime() - this.#clock.date().getTime() + this.#clock.now()
-  }
-
-  #toDate(time: number): Date {
-    return new Date(this.#clock.date().getTime() + time - this.#clock.now())
+  async #present(): Promise<Moment> {
+    const boot = (await readFileIfAny('/proc/sys/kernel/random/boot_id')) ?? ''
+    return { boot: boot.trim(), now: this.#clock.now(), date: this.#clock.date() }
   }
 }

@@ -8,7 +8,7 @@ import { type Subnet, formatSubnet, sameSubnet } from '../../lib/subnet/subnet-k
 import { type SubnetRecord, formatHolder } from '../../lib/subnet/subnet-record.js'
 import type { DaemonContext } from './daemon.js'
 import { startFirewall } from './firewall.js'
-import type { ReadCache } from './lease-cache-file.js'
+import type { LeaseCache } from '../../lib/subnet/lease-cache.js'
 import type { PreparedNetwork } from './prepare-network.js'
 import { writeSubnetEnv } from './subnet-env-file.js'
 import { runSubnetHook } from './subnet-hook.js'
@@ -63,6 +63,8 @@ export class NetworkHost implements Host {
       this.#backend = undefined
       this.#forget()
       await backend.close(this.#howToClose(signal))
+      // A subnet that was given up is nothing to go on with.
+      if (signal.reason instanceof TenureEnd) await this.#prepared.cacheFile.remove()
       journal.write('stopped', {
         subnet: formatSubnet(subnet),
         reason: describeReason(signal.reason),
@@ -218,7 +220,7 @@ function describeReason(reason: unknown): string {
   return reason instanceof Error ? reason.message : 'unknown'
 }
 
-function describeCache({ configText, holder, tenure }: Serving): ReadCache {
+function describeCache({ configText, holder, tenure }: Serving): LeaseCache {
   const { keeper, permit, view } = tenure
   return {
     config: configText,

@@ -2,22 +2,23 @@ import { join } from 'node:path'
 import type { BackendPlan } from '../../lib/backend/backend.js'
 import { planBackend } from '../../lib/backend/backends.js'
 import type { Underlay } from '../../lib/backend/underlay.js'
-import type { RememberedLease } from '../../lib/subnet/host-lease.js'
+import type { LeaseMemory } from '../../lib/subnet/host-lease.js'
 import {
   type NetworkConfig,
   parseNetworkConfig,
 } from '../../lib/subnet/network-config.js'
 import { type Address, FAMILIES, sameAddress } from '../../lib/subnet/prefix.js'
-import type { Entry } from '../../lib/subnet/registry.js'
 import type { Subnet } from '../../lib/subnet/subnet-key.js'
 import {
   type Holder,
   type OwnHolder,
   formatHolder,
+  parseHolder,
 } from '../../lib/subnet/subnet-record.js'
 import type { DaemonContext } from './daemon.js'
 import { type Identity, type IdentityOptions, obtainIdentity } from './identity.js'
-import { LeaseCacheFile, type ReadCache } from './lease-cache-file.js'
+import type { LeaseCache } from '../../lib/subnet/lease-cache.js'
+import { LeaseCacheFile } from './lease-cache-file.js'
 import { checkSocketName, makePlaces, networkDirectory } from './places.js'
 import { readPreviousSubnetEnv } from './subnet-env-file.js'
 import { checkOverlaps, findUnderlay, readLocalAddresses } from './this-host.js'
@@ -35,15 +36,15 @@ export interface PreparedNetwork {
   readonly identityOptions: IdentityOptions
   readonly localAddresses: readonly Address[]
   readonly previous: Subnet | undefined
+  /** What this host wrote into its record last. */
+  readonly former: Holder | undefined
   readonly cacheFile: LeaseCacheFile
-  /** What an earlier run knew; only when etcd did not answer this one. */
-  readonly remembered: Remembered | undefined
+  /** What an earlier run held and knew. */
+  readonly memory: LeaseMemory | undefined
+  /** etcd does not answer this run yet. */
+  readonly isRegistryAway: boolean
   /** etcd or the configuration was not there at first. */
   readonly isUnsettled: boolean
-}
-
-export interface Remembered extends RememberedLease {
-  readonly records: readonly Entry[]
 }
 
 /**
@@ -101,19 +102,21 @@ export async function prepareNetwork(
     identityOptions,
     localAddresses: await readLocalAddresses(underlay),
     previous,
+    former: cache && parseHolder(cache.holder),
     cacheFile,
-    remembered: isRemembered ? recall(cache, holder, identity) : undefined,
+    memory: recall(cache, identity),
+    // At another address this host must ask before it goes on.
+    isRegistryAway: isRemembered && cache?.holder === formatHolder(holder),
     isUnsettled: waited,
   }
 }
 
-/** A cache of another host, or of this one at another address, is nobody's. */
+/** What an earlier run wrote down; nobody's if it was of another host id, or may be a copy. */
 function recall(
-  cache: ReadCache | undefined,
-  holder: OwnHolder,
-  { mayBeClone }: Identity,
-): Remembered | undefined {
-  if (cache === undefined || mayBeClone || cache.holder !== formatHolder(holder))
+  cache: LeaseCache | undefined,
+  { hostId, mayBeClone }: Identity,
+): LeaseMemory | undefined {
+  if (cache === undefined || mayBeClone || parseHolder(cache.holder).hostId !== hostId)
     return undefined
   const { held, permitUntil, records } = cache
   return { held, permitUntil, records }

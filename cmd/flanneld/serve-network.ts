@@ -61,7 +61,7 @@ export async function serveNetwork(
 
 function openLease(context: DaemonContext, prepared: PreparedNetwork): HostLease {
   const { registry, prefix, state, clock, log } = context
-  const { remembered, identity, identityOptions } = prepared
+  const { identity, identityOptions } = prepared
   const lease = new HostLease({
     registry,
     prefix,
@@ -70,8 +70,10 @@ function openLease(context: DaemonContext, prepared: PreparedNetwork): HostLease
     localAddresses: prepared.localAddresses,
     previous: prepared.previous,
     mayBeClone: identity.mayBeClone,
+    former: prepared.former,
     isUnsettled: prepared.isUnsettled,
-    ...(remembered && { remembered }),
+    memory: prepared.memory,
+    isRegistryAway: prepared.isRegistryAway,
     ttlSeconds: context.leaseTtlSeconds,
     clock,
     log,
@@ -86,9 +88,6 @@ function openLease(context: DaemonContext, prepared: PreparedNetwork): HostLease
       })
     },
   })
-  if (remembered !== undefined) {
-    lease.view.remember({ revision: 0n, entries: remembered.records })
-  }
   return lease
 }
 

@@ -12,7 +12,7 @@ const FIRST_RETRY_MS = 200
 const LAST_RETRY_MS = 10_000
 
 export interface RemoteSyncOptions {
-  readonly backend: Backend
+  readonly backend: Pick<Backend, 'apply'>
   /** The list as it is to be now. */
   readonly choose: () => readonly Remote[]
   readonly clock: Clock

@@ -7,18 +7,27 @@ import { type LastHolder, listLastHolders, markLastHolder } from './last-holders
 import { LeaseTable } from './lease-table.js'
 import { type NetworkConfig, isSubnetOf, isSubnetOfNetwork } from './network-config.js'
 import { type WhoWeAre, findOwnRecord } from './own-record.js'
-import { type Prefix, formatAddress, sameAddress, samePrefix } from './prefix.js'
-import type { Registry } from './registry.js'
+import { type Prefix, formatAddress, samePrefix } from './prefix.js'
+import type { Entry, Registry } from './registry.js'
 import {
   type Subnet,
   formatSubnet,
   formatSubnetKey,
+  parseSubnetKey,
+  sameSubnet,
   subnetFromPrefixes,
   subnetPrefix,
   subnetsPrefix,
 } from './subnet-key.js'
-import { type Lease, type SubnetRecord, formatHolder } from './subnet-record.js'
-import { deleteSubnet, guardsOfFree, putSubnet } from './subnet-writes.js'
+import {
+  type Holder,
+  type Lease,
+  type SubnetRecord,
+  formatHolder,
+  parseSubnetRecord,
+  sameAddresses,
+} from './subnet-record.js'
+import { deleteSubnet, guardOfConfig, guardsOfFree, putSubnet } from './subnet-writes.js'
 
 /** Lost races before we give up for now; each round sees what the winners took. */
 const MAX_ROUNDS = 50
@@ -34,12 +43,18 @@ export interface AcquireLease extends WhoWeAre {
   /** Clean etcd prefix such as /coreos.com/network. */
   readonly prefix: string
   readonly config: NetworkConfig
+  /** Subnets of other hosts as far as we know, also if the registry has forgotten them. */
+  readonly believed?: readonly Subnet[]
   /** An order: the subnet to take, and none else. */
   readonly wanted?: Subnet | undefined
   /** An order: a subnet not to take. */
   readonly unwanted?: Subnet | undefined
   /** True when our stored host id was made on hardware that looks different: we may be a copy. */
   readonly mayBeClone: boolean
+  /** What this host wrote last, as far as it remembers: another address in our record is a stranger's. */
+  readonly former?: Holder | undefined
+  /** The record that this host made last: ours, whatever somebody has written into it. */
+  readonly made?: Pick<HeldLease, 'key' | 'createRevision'> | undefined
   /** Before a newcomer picks a subnet, others get this long to put their records back. */
   readonly settleMs: number
   readonly ttlSeconds: number
@@ -53,6 +68,8 @@ export interface HeldLease {
   readonly subnet: Subnet
   /** Revision at which the record was made: a registry that has another was wiped or restored. */
   readonly createRevision: bigint
+  /** Revision at which it was written last, as we know it: a record with an older one is from a backup. */
+  readonly modRevision: bigint
   /** Absent for a reservation, which does not expire. */
   readonly leaseId?: string
   /** Clock time of the last word that the lease is good, in ms. */
@@ -64,14 +81,16 @@ export interface HeldLease {
  * subnet that we held last, else a free one. Every write is a compare-and-swap;
  * a lost race means choosing again.
  *
- * Throws ERR_SUBNET_EXHAUSTED when no subnet is free, ERR_HOST_CLONED when
- * another living host has our id.
+ * Throws ERR_SUBNET_EXHAUSTED when no subnet is free, ERR_SUBNET_CONFIG when the
+ * registry has no network configuration, ERR_HOST_CLONED when another living
+ * host has our id.
  */
-export async function acquireLease(options: AcquireLease): Promise<HeldLease> {
+export async function acquireLease(asked: AcquireLease): Promise<HeldLease> {
+  const options = { ...asked, previous: usablePrevious(asked) }
   const { registry, prefix, holder, clock } = options
   let settled = options.settleMs === 0
   for (let round = 1; round <= MAX_ROUNDS; round++) {
-    const records = await listRecords(options)
+    const { records, occupied } = await listRecords(options)
     const fitting = records.filter(({ subnet }) =>
       isSubnetOfNetwork(subnet, options.config),
     )
@@ -83,7 +102,7 @@ export async function acquireLease(options: AcquireLease): Promise<HeldLease> {
       continue
     }
     const held =
-      own === undefined ? await create(records, options) : await reuse(own, options)
+      own === undefined ? await create(occupied, options) : await reuse(own, options)
     if (held !== undefined) {
       await markLastHolder(registry, prefix, held.subnet, {
         hostId: holder.hostId,
@@ -99,10 +118,44 @@ export async function acquireLease(options: AcquireLease): Promise<HeldLease> {
   )
 }
 
-async function listRecords({ registry, prefix }: AcquireLease): Promise<SubnetRecord[]> {
+/** The subnet that we held last, if it may be held again. */
+function usablePrevious({
+  previous,
+  unwanted,
+  config,
+}: AcquireLease): Subnet | undefined {
+  if (previous === undefined || !isSubnetOfNetwork(previous, config)) return undefined
+  return unwanted !== undefined && sameSubnet(previous, unwanted) ? undefined : previous
+}
+
+/** What is held: the records that can be read, our own in any case, and every subnet that a key is there for. */
+async function listRecords({ registry, prefix, made, holder }: AcquireLease): Promise<{
+  readonly records: readonly SubnetRecord[]
+  readonly occupied: readonly Subnet[]
+}> {
+  const snapshot = await registry.list(subnetsPrefix(prefix))
   const table = new LeaseTable()
-  table.replace(await registry.list(subnetsPrefix(prefix)))
-  return table.records()
+  table.replace(snapshot)
+  const unreadable = new Set(table.bad().map(({ key }) => key))
+  const spoiled = snapshot.entries.find(
+    ({ key, createRevision }) =>
+      unreadable.has(key) && key === made?.key && createRevision === made.createRevision,
+  )
+  if (spoiled !== undefined) {
+    const entry = { ...spoiled, value: formatHolder(holder) }
+    table.apply([{ kind: 'put', entry }], 0)
+  }
+  const occupied = snapshot.entries.flatMap(({ key }) => tryParseSubnetKey(key) ?? [])
+  return { records: table.records(), occupied }
+}
+
+function tryParseSubnetKey(key: string): Subnet | undefined {
+  try {
+    return parseSubnetKey(key)
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined
+    throw error
+  }
 }
 
 /**
@@ -152,14 +205,19 @@ async function reuse(
       guards,
       putSubnet(prefix, subnet, record, undefined),
     )
-    return outcome.succeeded ? { key, subnet, createRevision, provenAt } : undefined
+    const modRevision = outcome.revision
+    return outcome.succeeded
+      ? { key, subnet, createRevision, modRevision, provenAt }
+      : undefined
   }
   const leaseId = await registry.grantLease(ttlSeconds)
   const outcome = await registry.commit(
     guards,
     putSubnet(prefix, subnet, record, leaseId),
   )
-  if (outcome.succeeded) return { key, subnet, createRevision, leaseId, provenAt }
+  const modRevision = outcome.revision
+  if (outcome.succeeded)
+    return { key, subnet, createRevision, modRevision, leaseId, provenAt }
   await registry.revokeLease(leaseId)
   return undefined
 }
@@ -174,30 +232,33 @@ function tellTakeover({ subnet, holder }: SubnetRecord, log: Logger): void {
 }
 
 /**
- * A copy of a machine has its host id. If our hardware looks different and the
- * record names another address, the original may be alive: then somebody renews
- * that lease, and we see its time go up within one interval of renewal.
+ * A copy of a machine has its host id. If the record with ours names an address
+ * that this host did not write, or our hardware looks different, another machine
+ * may live by it: then somebody renews that lease, and we see its time go up
+ * within one interval of renewal.
  */
 async function refuseClone(own: Lease, options: AcquireLease): Promise<void> {
-  const { registry, holder, mayBeClone, ttlSeconds, clock, log } = options
-  const isOurAddress =
-    sameAddress(own.holder.publicIp, holder.publicIp) &&
-    sameAddress(own.holder.publicIpv6, holder.publicIpv6)
-  if (!mayBeClone || isOurAddress || own.holder.hostId !== holder.hostId) return
+  const { registry, holder, former, mayBeClone, ttlSeconds, clock, log } = options
+  if (own.holder.hostId !== holder.hostId || sameAddresses(own.holder, holder)) return
+  const isStrange = former !== undefined && !sameAddresses(own.holder, former)
+  if (!mayBeClone && !isStrange) return
   const address = own.holder.publicIp ?? own.holder.publicIpv6
   const at = address ? formatAddress(address) : 'another address'
   log.warn(
     { hostId: holder.hostId, at },
-    'this looks like a copy of another machine; waiting to see whether the host with our id is alive',
+    'another machine may go by our host id; waiting to see whether it is alive',
   )
   const watchMs = renewIntervalMs(ttlSeconds) * 1.2
   const start = clock.now()
   const first = await registry.leaseTimeToLive(own.leaseId)
   while (clock.now() - start < watchMs) {
     await clock.sleep(CLONE_POLL_MS)
-    const left = await registry.leaseTimeToLive(own.leaseId)
-    if (left === 0) return
-    if (left > first - (clock.now() - start) / 1000 + 2) {
+    const { entry } = await registry.get(own.key)
+    if (entry === undefined) return
+    const wasWritten = entry.modRevision !== own.modRevision
+    if (wasWritten && !isHeldBy(entry, own.holder)) return
+    const left = wasWritten ? 0 : await registry.leaseTimeToLive(own.leaseId)
+    if (wasWritten || left > first - (clock.now() - start) / 1000 + 2) {
       throw new SubnetError(
         'ERR_HOST_CLONED',
         `host id ${holder.hostId} is in use by the living host at ${at}`,
@@ -206,23 +267,35 @@ async function refuseClone(own: Lease, options: AcquireLease): Promise<void> {
   }
 }
 
+/** Whether the record still says that the same host has it, by its id. */
+function isHeldBy(entry: Entry, { hostId }: Holder): boolean {
+  try {
+    return parseSubnetRecord(entry).holder.hostId === hostId
+  } catch (error) {
+    if (error instanceof SyntaxError) return false
+    throw error
+  }
+}
+
 async function create(
-  records: readonly SubnetRecord[],
+  occupied: readonly Subnet[],
   options: AcquireLease,
 ): Promise<HeldLease | undefined> {
   const { registry, prefix, holder, ttlSeconds, clock } = options
   const marks = await listLastHolders(registry, prefix)
-  const subnet = options.wanted ?? chooseSubnet(records, marks, options)
+  const config = await guardOfConfig(registry, prefix)
+  const subnet = options.wanted ?? chooseSubnet(occupied, marks, options)
   const key = formatSubnetKey(prefix, subnet)
   const provenAt = clock.now()
   const leaseId = await registry.grantLease(ttlSeconds)
   const record = { value: formatHolder(holder), hostId: holder.hostId }
   try {
     const { succeeded, revision } = await registry.commit(
-      guardsOfFree(prefix, subnet),
+      [...guardsOfFree(prefix, subnet), config],
       putSubnet(prefix, subnet, record, leaseId),
     )
-    if (succeeded) return { key, subnet, createRevision: revision, leaseId, provenAt }
+    const revisions = { createRevision: revision, modRevision: revision }
+    if (succeeded) return { key, subnet, ...revisions, leaseId, provenAt }
   } catch (error) {
     // It may have happened: the next round finds our record if so.
     if (isSubnetError(error, 'ERR_REGISTRY_UNAVAILABLE')) return undefined
@@ -233,19 +306,32 @@ async function create(
   throw new SubnetError('ERR_SUBNET_TAKEN', `${formatSubnet(subnet)} is taken`)
 }
 
-/** Each family is chosen on its own, so that neither half is held twice. */
 function chooseSubnet(
-  records: readonly SubnetRecord[],
+  held: readonly Subnet[],
+  marks: readonly LastHolder[],
+  options: AcquireLease,
+): Subnet {
+  const subnet = pickHalves([...held, ...(options.believed ?? [])], marks, options)
+  if (subnet !== undefined) return subnet
+  throw new SubnetError(
+    'ERR_SUBNET_EXHAUSTED',
+    `out of subnets: all of the network's ${held.length} subnets are held`,
+  )
+}
+
+/** Each family is chosen on its own, so that neither half is held twice. */
+function pickHalves(
+  held: readonly Subnet[],
   marks: readonly LastHolder[],
   { config, previous, unwanted, holder }: AcquireLease,
-): Subnet {
+): Subnet | undefined {
   const prefixes = config.families.map(family => {
     const { family: number } = family.network
     const halfOf = (subnet: Subnet | undefined): Prefix | undefined =>
       subnet && subnetPrefix(subnet, number)
     const avoided = halfOf(unwanted)
-    const taken = records
-      .map(record => halfOf(record.subnet))
+    const taken = held
+      .map(halfOf)
       .concat(avoided)
       .filter(prefix => prefix !== undefined)
     const used = marks.filter(({ subnet }) => subnet.family === number)
@@ -254,19 +340,14 @@ function chooseSubnet(
       last =>
         last !== undefined && isSubnetOf(family, last) && !samePrefix(last, avoided),
     )
-    const picked = pickSubnet(family, {
+    return pickSubnet(family, {
       taken,
       used: used.map(({ subnet }) => subnet),
       preferred,
       hostId: holder.hostId,
     })
-    if (picked === undefined) {
-      throw new SubnetError(
-        'ERR_SUBNET_EXHAUSTED',
-        `out of subnets: all of the network's ${taken.length} subnets are held`,
-      )
-    }
-    return picked
   })
-  return subnetFromPrefixes(prefixes)
+  return prefixes.every(prefix => prefix !== undefined)
+    ? subnetFromPrefixes(prefixes)
+    : undefined
 }

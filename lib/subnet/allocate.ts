@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { type FamilyConfig, isSubnetOf, subnetCount } from './network-config.js'
 import { type Prefix, overlaps, prefixSize } from './prefix.js'
+import { type Subnet, subnetPrefix } from './subnet-key.js'
 
 export interface PickSubnet {
   readonly taken: readonly Prefix[]
@@ -35,6 +36,12 @@ export function pickSubnet(
     used.find(subnet => isSubnetOf(config, subnet) && isFree(subnet)) ??
     firstFreeAround(config, taken, start)
   )
+}
+
+/** Whether the family has a subnet that none of these overlaps. */
+export function hasFreeSubnet(config: FamilyConfig, held: readonly Subnet[]): boolean {
+  const taken = held.flatMap(subnet => subnetPrefix(subnet, config.network.family) ?? [])
+  return firstFreeAround(config, taken, 0n) !== undefined
 }
 
 function firstFreeAround(

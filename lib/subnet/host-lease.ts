@@ -1,10 +1,11 @@
 import type { Logger } from 'pino'
 import { type HeldLease, acquireLease } from './acquire-lease.js'
+import { hasFreeSubnet } from './allocate.js'
 import { Backoff, type Clock } from './clock.js'
 import { SubnetError, isSubnetError } from './errors.js'
 import { followPrefix } from './follow-prefix.js'
-import { LeaseKeeper } from './keep-lease.js'
-import { LeaseView } from './lease-view.js'
+import { LeaseKeeper, provenUntil } from './keep-lease.js'
+import { LeaseView, type OwnMark } from './lease-view.js'
 import { runAll } from './loops.js'
 import { type NetworkConfig, isSubnetOfNetwork } from './network-config.js'
 import {
@@ -16,14 +17,14 @@ import {
 } from './orders.js'
 import type { WhoWeAre } from './own-record.js'
 import { PERMIT_INTERVAL_MS, Permit } from './permit.js'
-import type { Registry } from './registry.js'
+import type { Entry, Registry } from './registry.js'
 import {
   type Subnet,
   formatSubnet,
   formatSubnetKey,
   subnetsOverlap,
 } from './subnet-key.js'
-import { parseSubnetRecord } from './subnet-record.js'
+import { type Holder, parseSubnetRecord } from './subnet-record.js'
 import { deleteSubnet } from './subnet-writes.js'
 
 /** Between two attempts to get a subnet, in ms. */
@@ -43,26 +44,37 @@ export interface HostLeaseOptions extends WhoWeAre {
   readonly config: NetworkConfig
   readonly ttlSeconds: number
   readonly mayBeClone: boolean
+  /** What this host wrote last, as far as it remembers. */
+  readonly former?: Holder | undefined
   /** The registry was away or empty when this host looked first. */
   readonly isUnsettled: boolean
-  /** What an earlier run of the daemon held: used until the registry answers. */
-  readonly remembered?: RememberedLease
+  /** What an earlier run of the daemon held and knew. */
+  readonly memory?: LeaseMemory | undefined
+  /** The registry does not answer: what an earlier run held is held until it does. */
+  readonly isRegistryAway: boolean
   readonly clock: Clock
   readonly log: Logger
   /** Called with a reason while there is no subnet, and with undefined when there is one. */
   readonly onWait: (reason: string | undefined) => void
 }
 
-export interface RememberedLease {
+/** A subnet to hold, and until when forwarding from it is allowed already. */
+interface Start {
   readonly held: HeldLease
-  /** Clock time until which the earlier run allowed forwarding. */
+  /** Clock time. */
   readonly permitUntil: number
+}
+
+/** What a daemon knew when it was there last. */
+export interface LeaseMemory extends Start {
+  /** Everybody's records. */
+  readonly records: readonly Entry[]
 }
 
 /** Why a host gives up a subnet that it holds: the reason that a tenure's signal aborts with. */
 export class TenureEnd extends Error {
   override readonly name = 'TenureEnd'
-  readonly kind: 'lost' | 'moved' | 'revoked' | 'released'
+  readonly kind: 'lost' | 'cloned' | 'moved' | 'revoked' | 'released'
   readonly to: Subnet | undefined
 
   constructor(kind: TenureEnd['kind'], message: string, to?: Subnet) {
@@ -104,7 +116,9 @@ export class HostLease {
   readonly view: LeaseView
   readonly #options: HostLeaseOptions
   #previous: Subnet | undefined
-  #remembered: RememberedLease | undefined
+  /** The record that was made last. */
+  #made: HeldLease | undefined
+  #remembered: Start | undefined
   #keeper: LeaseKeeper | undefined
   #order: StandingOrder | undefined
   /** The order that was obeyed or refused last, with the answer that the operator is owed. */
@@ -116,13 +130,24 @@ export class HostLease {
   constructor(options: HostLeaseOptions) {
     this.#options = options
     this.#previous = options.previous
-    this.#remembered = options.remembered
+    this.#made = options.memory?.held
     this.view = new LeaseView(options)
+    const { memory } = options
+    if (memory === undefined) return
+    this.view.remember(memory.records, this.#markOf(memory.held))
+    if (options.isRegistryAway) this.#remembered = memory
+  }
+
+  #markOf(held: HeldLease): OwnMark {
+    const { key, createRevision, leaseId } = held
+    const expiresAt = provenUntil(held, this.#options.ttlSeconds)
+    return { key, createRevision, leaseId, expiresAt }
   }
 
   /**
    * Runs until `signal` aborts, whose reason goes on to the tenure's signal, or
-   * until the subnet is released.
+   * until the subnet is released. Rejects with ERR_HOST_CLONED when another
+   * living host has our id: take a new one.
    */
   async run(host: Host, signal: AbortSignal): Promise<void> {
     const over = new AbortController()
@@ -162,15 +187,15 @@ export class HostLease {
       if (!(await this.#untilAllowed(signal))) return
       const start = this.#recall() ?? (await this.#acquire(end, signal))
       if (start === undefined) return
-      if (end?.kind === 'moved')
-        await this.#answer('done', `it holds ${formatSubnet(start.held.subnet)} now`)
       end = await this.#hold(start, host, signal)
       if (end !== undefined) await this.#finish(start.held, end)
+      // Two that go by one id would take the subnet from each other for ever.
+      if (end?.kind === 'cloned') throw new SubnetError('ERR_HOST_CLONED', end.message)
     }
   }
 
   /** What an earlier run held, while the registry has not answered this one. */
-  #recall(): RememberedLease | undefined {
+  #recall(): Start | undefined {
     const remembered = this.#remembered
     this.#remembered = undefined
     return remembered
@@ -192,7 +217,7 @@ export class HostLease {
   async #acquire(
     end: TenureEnd | undefined,
     signal: AbortSignal,
-  ): Promise<RememberedLease | undefined> {
+  ): Promise<Start | undefined> {
     const { log, onWait, clock } = this.#options
     const backoff = new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS)
     let { isUnsettled } = this.#options
@@ -202,8 +227,10 @@ export class HostLease {
         const held = await acquireLease({
           ...this.#options,
           previous: this.#previous,
+          made: this.#made,
           wanted: end?.to,
           unwanted: end?.kind === 'moved' ? this.#previous : undefined,
+          believed: this.#believed(),
           settleMs: isUnsettled ? SETTLE_MS : 0,
         })
         log.info(
@@ -218,8 +245,9 @@ export class HostLease {
           log.warn({ reason: error.message }, 'waiting for a subnet')
         said = error.message
         isUnsettled ||= error.code === 'ERR_REGISTRY_UNAVAILABLE'
-        // A subnet that an order named may be gone: then any other.
-        if (error.code === 'ERR_SUBNET_TAKEN') end = undefined
+        // What an order wanted may be gone: then any subnet, also the one we had.
+        if (error.code === 'ERR_SUBNET_TAKEN' || error.code === 'ERR_SUBNET_EXHAUSTED')
+          end = undefined
         onWait(error.message)
         await backoff.wait(AbortSignal.any([signal, this.#news.signal]))
       }
@@ -227,30 +255,42 @@ export class HostLease {
     return undefined
   }
 
+  /** Subnets of other hosts, also of those that the registry has forgotten. */
+  #believed(): Subnet[] {
+    return this.view.table
+      .records()
+      .filter(({ holder }) => holder.hostId !== this.hostId)
+      .map(({ subnet }) => subnet)
+  }
+
   /** One tenure. Returns why it ended; undefined when `signal` aborted. */
   async #hold(
-    { held, permitUntil }: RememberedLease,
+    { held, permitUntil }: Start,
     host: Host,
     signal: AbortSignal,
   ): Promise<TenureEnd | undefined> {
     const { view } = this
     this.#previous = held.subnet
+    this.#made = held
     const permit = new Permit(permitUntil)
     const keeper = new LeaseKeeper({
       ...this.#options,
       held,
+      isDoubted: key => view.table.isDoubted(key),
       onHeld: now => {
-        view.setOwn(now)
+        this.#made = now
+        view.setOwn(this.#markOf(now))
       },
     })
     this.#keeper = keeper
-    view.setOwn(held)
+    view.setOwn(this.#markOf(held))
     const forget = view.subscribe(watchOwnRecord(view, keeper))
     const tenure = { keeper, view, permit }
     try {
       await runAll(signal, [
         each => keepOrLose(keeper, each),
         each => this.#obey(each),
+        each => this.#takeBack(keeper, each),
         each => extendPermit(tenure, host, this.#options.clock, each),
         each => host.serve(tenure, each),
       ])
@@ -267,7 +307,7 @@ export class HostLease {
 
   /** Ends the tenure when an order says so. */
   async #obey(signal: AbortSignal): Promise<void> {
-    const { clock, log } = this.#options
+    const { clock } = this.#options
     while (!signal.aborted) {
       const order = this.#order
       if (this.#isReleased) {
@@ -276,16 +316,60 @@ export class HostLease {
       if (order?.kind === 'revoke') {
         throw new TenureEnd('revoked', 'an order says to give the subnet back')
       }
-      if (order?.kind === 'move' && order.state === 'open') {
-        const obstacle = this.#obstacleTo(order)
-        if (obstacle === undefined) {
-          throw new TenureEnd('moved', 'an order says to take another subnet', order.to)
-        }
-        log.warn({ reason: obstacle }, 'an order to move cannot be obeyed')
-        await this.#answer('refused', obstacle)
-      }
+      if (order?.kind === 'move') await this.#obeyMove(order)
       const news = this.#news.signal
       await clock.sleep(DAY_MS, AbortSignal.any([signal, news]))
+    }
+  }
+
+  /** An order whose answer cannot be written is not obeyed: it would be obeyed again at every start. */
+  async #obeyMove(order: Order): Promise<void> {
+    const held = this.#keeper?.held
+    if (order.state === 'taken' && held !== undefined) {
+      await this.#answer('done', `it holds ${formatSubnet(held.subnet)} now`)
+    }
+    if (order.state !== 'open') return
+    const obstacle = this.#obstacleTo(order)
+    if (obstacle !== undefined) {
+      await this.#answer('refused', obstacle)
+    } else if (await this.#answer('taken', 'it is moving')) {
+      throw new TenureEnd('moved', 'an order says to take another subnet', order.to)
+    }
+  }
+
+  /**
+   * Deletes leases of ours on other subnets than the one held: a registry that was
+   * restored has them, and they keep their holders of today from their subnets.
+   */
+  async #takeBack(keeper: LeaseKeeper, signal: AbortSignal): Promise<void> {
+    const { registry, prefix, holder, clock, log } = this.#options
+    const { view } = this
+    const backoff = new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS)
+    while (!signal.aborted) {
+      const news = new AbortController()
+      const forget = view.subscribe(() => {
+        news.abort()
+      })
+      try {
+        for (const record of view.listed
+          ? view.forgottenLeases(holder, keeper.held.key)
+          : []) {
+          log.warn(
+            { subnet: formatSubnet(record.subnet) },
+            'etcd has an old lease of ours on another subnet; deleting it',
+          )
+          await registry.commit(
+            [{ key: record.key, modRevision: record.modRevision }],
+            deleteSubnet(prefix, record.subnet),
+          )
+        }
+        await clock.sleep(DAY_MS, AbortSignal.any([signal, news.signal]))
+      } catch (error) {
+        if (!(error instanceof SubnetError)) throw error
+        await backoff.wait(signal)
+      } finally {
+        forget()
+      }
     }
   }
 
@@ -293,13 +377,19 @@ export class HostLease {
     const held = this.#keeper?.held
     if (held !== undefined && held.leaseId === undefined)
       return `${formatSubnet(held.subnet)} is reserved for this host; unreserve it first`
-    if (to === undefined) return undefined
+    if (to === undefined) return this.#isAnotherFree() ? undefined : 'no other is free'
     if (!isSubnetOfNetwork(to, this.#options.config))
       return `${formatSubnet(to)} is not a subnet of the network`
     const taken = this.view.table
       .records()
       .find(record => subnetsOverlap(record.subnet, to))
     return taken && `${formatSubnet(to)} is taken`
+  }
+
+  #isAnotherFree(): boolean {
+    const { config } = this.#options
+    const held = this.view.table.records().map(({ subnet }) => subnet)
+    return config.families.every(family => hasFreeSubnet(family, held))
   }
 
   /** Nothing is forwarded any more: gives the subnet back if it is ours to give. */
@@ -309,7 +399,7 @@ export class HostLease {
       { subnet: formatSubnet(held.subnet), reason: end.message },
       'subnet given up',
     )
-    if (end.kind === 'lost') {
+    if (end.kind === 'lost' || end.kind === 'cloned') {
       this.#previous = undefined
       return
     }
@@ -349,25 +439,34 @@ export class HostLease {
     )
   }
 
-  /** Tells the operator what came of the order; it may have been replaced meanwhile. */
-  async #answer(state: Order['state'], answer: string): Promise<void> {
+  /** Tells the operator what comes of the order. Returns whether that could be written. */
+  async #answer(state: Order['state'], answer: string): Promise<boolean> {
     const { registry, prefix, holder, clock, log } = this.#options
     const order = this.#order
-    if (order?.state !== 'open') return
+    if (order?.state !== 'open' && order?.state !== 'taken') return false
     const answered = { ...order, state, answer }
     this.#order = answered
     this.#answered = answered
     const key = orderKey(prefix, holder.hostId)
     const value = formatOrder(answered)
-    log.info({ order: order.kind, answer }, 'order answered')
     const write = async (): Promise<void> => {
-      await registry.commit(
+      const { succeeded, revision } = await registry.commit(
         [{ key, modRevision: order.modRevision }],
         [{ kind: 'put', key, value }],
       )
+      // It may have been replaced meanwhile; then there is another to come.
+      if (succeeded) this.#order = { ...answered, modRevision: revision }
     }
     // Not for long: containers wait for the subnet, the operator only for a word.
-    await retry(new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS), write, 2)
+    const failure = await retry(
+      new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS),
+      write,
+      2,
+    )
+    const fields = { order: order.kind, answer }
+    if (failure === undefined) log.info(fields, 'order answered')
+    else log.error({ ...fields, reason: failure.message }, 'an order cannot be answered')
+    return failure === undefined
   }
 }
 
@@ -390,8 +489,10 @@ async function keepOrLose(keeper: LeaseKeeper, signal: AbortSignal): Promise<voi
   try {
     await keeper.run(signal)
   } catch (error) {
-    if (!isSubnetError(error, 'ERR_LEASE_LOST')) throw error
-    throw new TenureEnd('lost', error.message)
+    if (isSubnetError(error, 'ERR_LEASE_LOST')) throw new TenureEnd('lost', error.message)
+    if (isSubnetError(error, 'ERR_HOST_CLONED'))
+      throw new TenureEnd('cloned', error.message)
+    throw error
   }
 }
 
@@ -443,18 +544,19 @@ function tryParse(
   }
 }
 
-/** A few times; what fails all the same is settled by the end of the lease, or by asking again. */
+/** A few times, and returns why all failed; that is settled by the end of the lease, or by asking again. */
 async function retry(
   backoff: Backoff,
   attempt: () => Promise<void>,
   times = 5,
-): Promise<void> {
-  for (let round = 1; round <= times; round++) {
+): Promise<SubnetError | undefined> {
+  for (let round = 1; ; round++) {
     try {
       await attempt()
-      return
+      return undefined
     } catch (error) {
       if (!(error instanceof SubnetError)) throw error
+      if (round === times) return error
       await backoff.wait()
     }
   }
@@ -464,6 +566,7 @@ function isWorthWaiting(error: unknown): error is SubnetError {
   return (
     isSubnetError(error, 'ERR_SUBNET_EXHAUSTED') ||
     isSubnetError(error, 'ERR_SUBNET_TAKEN') ||
+    isSubnetError(error, 'ERR_SUBNET_CONFIG') ||
     isSubnetError(error, 'ERR_REGISTRY_UNAVAILABLE') ||
     isSubnetError(error, 'ERR_REGISTRY_REFUSED')
   )

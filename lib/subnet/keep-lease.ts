@@ -2,16 +2,17 @@ import type { Logger } from 'pino'
 import type { HeldLease } from './acquire-lease.js'
 import { Backoff, type Clock } from './clock.js'
 import { SubnetError, isSubnetError } from './errors.js'
-import { formatAddress, sameAddress } from './prefix.js'
+import { formatAddress } from './prefix.js'
 import type { Entry, Guard, Registry } from './registry.js'
-import { configKey, formatSubnet } from './subnet-key.js'
+import { formatSubnet } from './subnet-key.js'
 import {
   type Holder,
   type OwnHolder,
   formatHolder,
   parseSubnetRecord,
+  sameAddresses,
 } from './subnet-record.js'
-import { guardsOfFree, putSubnet } from './subnet-writes.js'
+import { guardOfConfig, guardsOfFree, putSubnet } from './subnet-writes.js'
 
 /** No lease is renewed less often, however long it is. */
 const MAX_RENEW_INTERVAL_MS = 5 * 60_000
@@ -24,6 +25,21 @@ export function renewIntervalMs(ttlSeconds: number): number {
   return Math.min((ttlSeconds * 1000) / 3, MAX_RENEW_INTERVAL_MS)
 }
 
+/** When the registry may give the subnet away, in ms of the clock; never for a reservation. */
+export function provenUntil(
+  { leaseId, provenAt }: HeldLease,
+  ttlSeconds: number,
+): number {
+  return leaseId === undefined ? Number.POSITIVE_INFINITY : provenAt + ttlSeconds * 1000
+}
+
+/**
+ * How long another host's record is doubted that was in a backup from which the
+ * registry was restored. Its host, if it lives on another subnet now, takes it
+ * back.
+ */
+export const DOUBT_MS = 20_000
+
 export interface KeepLease {
   readonly registry: Registry
   /** Clean etcd prefix. */
@@ -33,6 +49,8 @@ export interface KeepLease {
   readonly ttlSeconds: number
   readonly clock: Clock
   readonly log: Logger
+  /** Whether what the registry says of a key may be out of date. */
+  isDoubted(key: string): boolean
   /** Called when our record was made anew or proven again. */
   onHeld(held: HeldLease): void
 }
@@ -49,6 +67,8 @@ interface Proof {
  */
 export class LeaseKeeper {
   #held: HeldLease
+  /** Since when the registry has an older record of another host in the place of ours. */
+  #doubtedSince: number | undefined
   /** Why the lease could not be renewed; undefined when it could. */
   trouble: string | undefined
   #wake = new AbortController()
@@ -63,11 +83,8 @@ export class LeaseKeeper {
     return this.#held
   }
 
-  /** When the registry may give the subnet away, in ms of the clock; never for a reservation. */
   get provenUntil(): number {
-    return this.#held.leaseId === undefined
-      ? Number.POSITIVE_INFINITY
-      : this.#held.provenAt + this.#options.ttlSeconds * 1000
+    return provenUntil(this.#held, this.#options.ttlSeconds)
   }
 
   /** Something happened to our record or the registry: do not wait for the next renewal. */
@@ -75,7 +92,7 @@ export class LeaseKeeper {
     this.#wake.abort()
   }
 
-  /** Renews until `signal` aborts. Rejects with ERR_LEASE_LOST when another host has our subnet. */
+  /** Renews until `signal` aborts. Rejects with ERR_LEASE_LOST or ERR_HOST_CLONED when another host has our subnet. */
   async run(signal: AbortSignal): Promise<void> {
     const { clock, log, ttlSeconds } = this.#options
     const intervalMs = renewIntervalMs(ttlSeconds)
@@ -94,6 +111,9 @@ export class LeaseKeeper {
         if (this.trouble === undefined)
           log.warn({ reason: error.message }, 'cannot renew the lease; trying again')
         this.trouble = error.message
+        // When a wiped registry has its configuration again, who comes first has the subnet.
+        if (error.code === 'ERR_SUBNET_CONFIG' || this.#doubtedSince !== undefined)
+          backoff.reset()
         await backoff.wait(AbortSignal.any([signal, this.#wake.signal]))
         this.#rearm()
       }
@@ -122,6 +142,7 @@ export class LeaseKeeper {
       this.#setHeld({
         ...this.#held,
         createRevision: entry.createRevision,
+        modRevision: entry.modRevision,
         provenAt: now,
       })
     } else {
@@ -131,6 +152,7 @@ export class LeaseKeeper {
 
   #setHeld(held: HeldLease): void {
     this.#held = held
+    this.#doubtedSince = undefined
     this.#options.onHeld(held)
   }
 
@@ -141,21 +163,12 @@ export class LeaseKeeper {
    */
   async #restore(proof: Proof | undefined): Promise<void> {
     const { registry, prefix, log } = this.#options
-    const config = await registry.get(configKey(prefix))
-    if (config.entry === undefined) {
-      throw new SubnetError(
-        'ERR_SUBNET_CONFIG',
-        `our lease is gone and so is ${configKey(prefix)}: etcd was wiped; store the network configuration again`,
-      )
-    }
+    const config = await guardOfConfig(registry, prefix)
     log.warn(
       { subnet: formatSubnet(this.#held.subnet) },
       'our lease was gone; putting it back',
     )
-    const guards = [
-      ...guardsOfFree(prefix, this.#held.subnet),
-      { key: configKey(prefix), modRevision: config.entry.modRevision },
-    ]
+    const guards = [...guardsOfFree(prefix, this.#held.subnet), config]
     await this.#write(guards, proof)
   }
 
@@ -166,19 +179,37 @@ export class LeaseKeeper {
    */
   async #adopt(entry: Entry, proof: Proof | undefined): Promise<void> {
     const other = readHolder(entry)
-    if (other !== undefined && !this.#isHolder(other)) {
-      const subnet = formatSubnet(this.#held.subnet)
-      const by = other.publicIp ?? other.publicIpv6
-      throw new SubnetError(
-        'ERR_LEASE_LOST',
-        `our subnet ${subnet} is held by ${by ? formatAddress(by) : (other.hostId ?? 'another host')} now`,
-      )
-    }
+    if (other !== undefined && !this.#isHolder(other)) this.#refuse(entry, other)
     const guards = [{ key: entry.key, modRevision: entry.modRevision }]
     const isReservation = entry.leaseId === undefined
     if (isReservation && (other !== undefined || this.#held.leaseId === undefined))
       await this.#becomeReservation(guards)
     else await this.#write(guards, proof, entry.createRevision)
+  }
+
+  /** Our subnet is another host's by the registry's word, or that word is an old one. */
+  #refuse({ key, modRevision }: Entry, other: Holder): void {
+    const { holder, clock } = this.#options
+    const subnet = formatSubnet(this.#held.subnet)
+    const by = other.publicIp ?? other.publicIpv6
+    const name = by ? formatAddress(by) : (other.hostId ?? 'another host')
+    const isOurId = other.hostId === holder.hostId
+    const isOlder = modRevision < this.#held.modRevision
+    if (isOlder && isOurId) return
+    if (isOlder || this.#options.isDoubted(key)) {
+      this.#doubtedSince ??= clock.now()
+      if (clock.now() - this.#doubtedSince < DOUBT_MS)
+        throw new SubnetError(
+          'ERR_SUBNET_TAKEN',
+          `etcd was restored and says that ${name} holds ${subnet}; waiting for it to say otherwise`,
+        )
+    }
+    if (isOurId)
+      throw new SubnetError(
+        'ERR_HOST_CLONED',
+        `our subnet ${subnet} is held by ${name} now, which goes by our host id ${holder.hostId}`,
+      )
+    throw new SubnetError('ERR_LEASE_LOST', `our subnet ${subnet} is held by ${name} now`)
   }
 
   #isAsWritten({ value }: Entry): boolean {
@@ -188,10 +219,8 @@ export class LeaseKeeper {
   /** Our id, and not another machine that goes by it; or no id, and our address: flannel's way. */
   #isHolder(other: Holder): boolean {
     const { holder } = this.#options
-    const sameIp =
-      sameAddress(other.publicIp, holder.publicIp) &&
-      sameAddress(other.publicIpv6, holder.publicIpv6)
-    return sameIp && (other.hostId === undefined || other.hostId === holder.hostId)
+    const isOurId = other.hostId === undefined || other.hostId === holder.hostId
+    return isOurId && sameAddresses(other, holder)
   }
 
   /** An operator took our record's lease away: it does not expire any more. */
@@ -209,7 +238,8 @@ export class LeaseKeeper {
     log.info({ subnet: formatSubnet(subnet) }, 'our subnet is reserved for us now')
     if (leaseId !== undefined) await registry.revokeLease(leaseId)
     const { key, createRevision } = this.#held
-    this.#setHeld({ key, subnet, createRevision, provenAt })
+    const modRevision = outcome.revision
+    this.#setHeld({ key, subnet, createRevision, modRevision, provenAt })
   }
 
   async #write(
@@ -233,6 +263,7 @@ export class LeaseKeeper {
       leaseId,
       provenAt,
       createRevision: createRevision ?? outcome.revision,
+      modRevision: outcome.revision,
     })
   }
 

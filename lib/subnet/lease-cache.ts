@@ -2,40 +2,53 @@ import type { HeldLease } from './acquire-lease.js'
 import { isJsonObject } from './go-json.js'
 import type { Entry } from './registry.js'
 import { formatSubnet, parseSubnetKey } from './subnet-key.js'
+import { formatHolder, parseHolder } from './subnet-record.js'
 
 /**
  * What a daemon knew when it was last in touch with the registry, so that its
- * successor forwards before the registry answers. Times are wall-clock, since
- * they outlive a reboot.
+ * successor forwards before the registry answers. Times are of the steady clock.
  */
 export interface LeaseCache {
   /** The network configuration as it was stored. */
   readonly config: string
-  readonly held: Omit<HeldLease, 'provenAt'>
-  readonly provenAt: Date
+  readonly held: HeldLease
   /** When forwarding was allowed until. */
-  readonly permitUntil: Date
+  readonly permitUntil: number
   /** `PublicIP` and the like of our own record: with others the cache is of no use. */
   readonly holder: string
   /** Every record, ours included. */
   readonly records: readonly Entry[]
 }
 
-const VERSION = 1
+/**
+ * A moment on both clocks. The steady one begins anew at each boot; the time of
+ * day outlives it, but may be set.
+ */
+export interface Moment {
+  /** Names the boot that the steady clock belongs to. */
+  readonly boot: string
+  /** Milliseconds of the steady clock. */
+  readonly now: number
+  readonly date: Date
+}
 
-export function formatLeaseCache(cache: LeaseCache): string {
-  const { config, held, provenAt, permitUntil, holder, records } = cache
+const VERSION = 2
+
+export function formatLeaseCache(cache: LeaseCache, { boot, now, date }: Moment): string {
+  const { config, held, permitUntil, holder, records } = cache
   return `${JSON.stringify({
     version: VERSION,
     subnet: formatSubnet(held.subnet),
+    written: { boot, now, date: date.toISOString() },
     config,
     held: {
       key: held.key,
       createRevision: String(held.createRevision),
+      modRevision: String(held.modRevision),
       leaseId: held.leaseId,
+      provenAt: held.provenAt,
     },
-    provenAt: provenAt.toISOString(),
-    permitUntil: permitUntil.toISOString(),
+    permitUntil,
     holder,
     records: records.map(entry => ({
       ...entry,
@@ -45,8 +58,12 @@ export function formatLeaseCache(cache: LeaseCache): string {
   })}\n`
 }
 
-/** Throws SyntaxError for what no version of ours wrote, or another one did. */
-export function parseLeaseCache(text: string): LeaseCache {
+/**
+ * Reads a cache, with its times on the clock of the present moment: as they are
+ * within one boot, else by the time of day. Throws SyntaxError for what no
+ * version of ours wrote, or another one did.
+ */
+export function parseLeaseCache(text: string, present: Moment): LeaseCache {
   const value: unknown = JSON.parse(text)
   if (!isJsonObject(value) || value['version'] !== VERSION) {
     throw new SyntaxError(`not a lease cache of version ${VERSION}`)
@@ -54,6 +71,7 @@ export function parseLeaseCache(text: string): LeaseCache {
   const { config, held, holder, records } = value
   if (!isJsonObject(held) || !Array.isArray(records))
     throw new SyntaxError('the lease cache is incomplete')
+  const shift = readShift(value['written'], present)
   const key = readText(held['key'])
   const leaseId = held['leaseId']
   return {
@@ -62,13 +80,23 @@ export function parseLeaseCache(text: string): LeaseCache {
       key,
       subnet: parseSubnetKey(key),
       createRevision: readRevision(held['createRevision']),
+      modRevision: readRevision(held['modRevision']),
       ...(typeof leaseId === 'string' && { leaseId }),
+      // Nothing is proven by a clock that was set back.
+      provenAt: Math.min(present.now, readNumber(held['provenAt']) + shift),
     },
-    provenAt: readDate(value['provenAt']),
-    permitUntil: readDate(value['permitUntil']),
-    holder: readText(holder),
+    permitUntil: readNumber(value['permitUntil']) + shift,
+    holder: formatHolder(parseHolder(readText(holder))),
     records: records.map(readEntry),
   }
+}
+
+/** What to add to a time of the steady clock of then, in ms. */
+function readShift(written: unknown, present: Moment): number {
+  if (!isJsonObject(written)) throw new SyntaxError('the lease cache lacks its time')
+  if (written['boot'] === present.boot) return 0
+  const elapsed = present.date.getTime() - readDate(written['date']).getTime()
+  return present.now - elapsed - readNumber(written['now'])
 }
 
 function readEntry(value: unknown): Entry {
@@ -86,6 +114,11 @@ function readEntry(value: unknown): Entry {
 function readText(value: unknown): string {
   if (typeof value === 'string') return value
   throw new SyntaxError('the lease cache lacks a text')
+}
+
+function readNumber(value: unknown): number {
+  if (typeof value === 'number' && Number.isFinite(value)) return value
+  throw new SyntaxError('the lease cache lacks a number')
 }
 
 function readRevision(value: unknown): bigint {

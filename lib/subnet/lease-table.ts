@@ -1,6 +1,11 @@
 import type { Change, Entry, Snapshot } from './registry.js'
 import { subnetsOverlap } from './subnet-key.js'
-import { type SubnetRecord, parseSubnetRecord } from './subnet-record.js'
+import {
+  type SubnetRecord,
+  formatHolder,
+  parseSubnetRecord,
+  sameAddresses,
+} from './subnet-record.js'
 
 /** A record that could not be read, and why. It changes nothing else. */
 export interface BadRecord {
@@ -12,65 +17,116 @@ export interface BadRecord {
  * The subnet records of the registry as this host knows them. Fed by snapshots
  * and changes alike; whoever reads it cannot tell how they came.
  *
- * A registry that was wiped or restored has forgotten hosts that are there. Its
- * snapshot is merged: what it lacks is kept as *orphans*, until their time has
- * come, they turn up again, or somebody else takes their subnet.
+ * What is gone from the registry may be there all the same: a host puts a record
+ * back that was deleted by mistake, and a registry that was wiped or restored has
+ * forgotten hosts. Such records are kept as *orphans*, until their time has come,
+ * they turn up again, or somebody else takes their subnet. And what a restored
+ * registry says of a subnet may be long out of date: it is *doubted* for a while.
  */
 export class LeaseTable {
   readonly #records = new Map<string, SubnetRecord>()
   readonly #bad = new Map<string, string>()
   /** Clock time at which an orphan is given up, by key. */
   readonly #orphans = new Map<string, number>()
+  /** What a restored registry says against what was known later, and until when that is doubted. */
+  readonly #doubted = new Map<string, { readonly entry: Entry; readonly until: number }>()
 
   /**
-   * Takes the place of everything known before. As with changes, a record that
-   * became unreadable stays as it was read last, unless its key was gone meanwhile.
+   * Takes the place of what was known before; orphans and doubts keep their time.
+   * As with changes, a record that became unreadable stays as it was read last,
+   * unless its key was gone meanwhile.
    */
   replace(snapshot: Snapshot): void {
-    const created = new Map(
-      snapshot.entries.map(entry => [entry.key, entry.createRevision]),
-    )
-    for (const { key, createRevision } of this.records()) {
-      if (created.get(key) !== createRevision) this.#records.delete(key)
+    const entries = new Map(snapshot.entries.map(entry => [entry.key, entry]))
+    for (const [key, { entry }] of this.#doubted) {
+      if (entries.get(key)?.modRevision !== entry.modRevision) this.#doubted.delete(key)
     }
-    this.#orphans.clear()
-    this.#putAll(snapshot)
+    for (const { key, createRevision } of this.records()) {
+      const isGone = entries.get(key)?.createRevision !== createRevision
+      if (isGone && !this.#orphans.has(key) && !this.#doubted.has(key))
+        this.#records.delete(key)
+    }
+    this.#bad.clear()
+    for (const entry of snapshot.entries) {
+      if (!this.#doubted.has(entry.key)) this.#put(entry)
+    }
   }
 
-  /** Adds and overrides. @param keepUntil clock time until which what is missing is kept. */
-  merge(snapshot: Snapshot, keepUntil: number): void {
+  /**
+   * Adds and overrides.
+   *
+   * @param until clock times: `keep` what is missing, `doubt` what contradicts
+   *   what was known.
+   */
+  merge(
+    snapshot: Snapshot,
+    until: { readonly keep: number; readonly doubt: number },
+  ): void {
     const there = new Set(snapshot.entries.map(({ key }) => key))
     for (const key of this.#records.keys()) {
-      if (!there.has(key) && !this.#orphans.has(key)) this.#orphans.set(key, keepUntil)
+      if (!there.has(key)) this.#abandon(key, until.keep)
     }
-    this.#putAll(snapshot)
-  }
-
-  #putAll(snapshot: Snapshot): void {
     this.#bad.clear()
-    for (const entry of snapshot.entries) this.#put(entry)
+    this.#doubted.clear()
+    for (const entry of snapshot.entries) {
+      if (this.#contradicts(entry))
+        this.#doubted.set(entry.key, { entry, until: until.doubt })
+      else this.#put(entry)
+    }
   }
 
-  apply(changes: readonly Change[]): void {
+  /** Whether an entry names another holder than the one known. Revisions of two histories cannot be compared. */
+  #contradicts(entry: Entry): boolean {
+    const known = this.#records.get(entry.key)
+    const record = tryParse(entry)
+    return (
+      known !== undefined &&
+      record !== undefined &&
+      formatHolder(record.holder) !== formatHolder(known.holder)
+    )
+  }
+
+  /** @param keepUntil clock time until which what was deleted is kept. */
+  apply(changes: readonly Change[], keepUntil: number): void {
     for (const change of changes) {
+      this.#doubted.delete(change.kind === 'put' ? change.entry.key : change.key)
       if (change.kind === 'put') {
         this.#put(change.entry)
+        this.#evictMoved(change.entry.key)
+      } else if (this.#records.has(change.key)) {
+        this.#abandon(change.key, keepUntil)
       } else {
         this.#delete(change.key)
       }
     }
   }
 
-  /** Gives up the orphans whose time has come. Returns whether there were any. */
-  dropOrphans(now: number): boolean {
-    const due = [...this.#orphans].filter(([, until]) => until <= now)
-    for (const [key] of due) this.#delete(key)
-    return due.length > 0
+  #abandon(key: string, keepUntil: number): void {
+    this.#bad.delete(key)
+    if (!this.#orphans.has(key)) this.#orphans.set(key, keepUntil)
   }
 
-  /** When the next orphan is given up; undefined when there is none. */
-  get nextOrphanAt(): number | undefined {
-    return this.#orphans.size === 0 ? undefined : Math.min(...this.#orphans.values())
+  /** Gives up the orphans whose time has come, and doubts. Returns whether there were any. */
+  settle(now: number): boolean {
+    const due = [...this.#orphans].filter(([, until]) => until <= now)
+    for (const [key] of due) {
+      this.#records.delete(key)
+      this.#orphans.delete(key)
+    }
+    const believed = [...this.#doubted.values()].filter(({ until }) => until <= now)
+    for (const { entry } of believed) {
+      this.#doubted.delete(entry.key)
+      this.#put(entry)
+    }
+    return due.length + believed.length > 0
+  }
+
+  /** When there is something to settle next; Infinity when there is nothing. */
+  get settlesAt(): number {
+    let first = Number.POSITIVE_INFINITY
+    for (const until of this.#orphans.values()) first = Math.min(first, until)
+    for (const { until } of this.#doubted.values()) first = Math.min(first, until)
+    return first
   }
 
   #put(entry: Entry): void {
@@ -88,11 +144,21 @@ export class LeaseTable {
   }
 
   /** Two halves of a dual-stack subnet may turn up under keys that differ from the orphan's. */
-  #evictOrphans(record: SubnetRecord): void {
+  #evictOrphans({ subnet }: SubnetRecord): void {
     for (const key of this.#orphans.keys()) {
       const orphan = this.#records.get(key)
-      if (orphan !== undefined && subnetsOverlap(orphan.subnet, record.subnet))
-        this.#delete(key)
+      if (orphan !== undefined && subnetsOverlap(orphan.subnet, subnet)) this.#delete(key)
+    }
+  }
+
+  /** A host that has just written another record is not where it was. */
+  #evictMoved(key: string): void {
+    const { kind, holder } = this.#records.get(key) ?? {}
+    if (kind !== 'lease' || holder?.hostId === undefined) return
+    for (const other of this.#orphans.keys()) {
+      const orphan = this.#records.get(other)?.holder
+      if (orphan?.hostId === holder.hostId && sameAddresses(orphan, holder))
+        this.#delete(other)
     }
   }
 
@@ -111,11 +177,30 @@ export class LeaseTable {
     return this.#orphans.has(key)
   }
 
+  /** True for a key that a restored registry has another record of than what is known. */
+  isDoubted(key: string): boolean {
+    return this.#doubted.has(key)
+  }
+
+  /** Records that a restored registry has and that are not believed yet. */
+  doubted(): SubnetRecord[] {
+    return Array.from(this.#doubted.values(), ({ entry }) => tryParse(entry) ?? []).flat()
+  }
+
   records(): SubnetRecord[] {
     return [...this.#records.values()]
   }
 
   bad(): BadRecord[] {
     return Array.from(this.#bad, ([key, why]) => ({ key, why }))
+  }
+}
+
+function tryParse(entry: Entry): SubnetRecord | undefined {
+  try {
+    return parseSubnetRecord(entry)
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined
+    throw error
   }
 }

@@ -1,16 +1,30 @@
 import type { Logger } from 'pino'
 import type { Clock } from './clock.js'
 import { followPrefix } from './follow-prefix.js'
+import { DOUBT_MS } from './keep-lease.js'
 import { LeaseTable } from './lease-table.js'
 import { runAll } from './loops.js'
-import { type Change, type Registry, type Snapshot, revisionOf } from './registry.js'
+import {
+  type Change,
+  type Entry,
+  type Registry,
+  type Snapshot,
+  revisionOf,
+} from './registry.js'
 import { subnetsPrefix } from './subnet-key.js'
+import { type OwnHolder, type SubnetRecord, sameAddresses } from './subnet-record.js'
 
 /**
  * How long a host that a wiped or restored registry has forgotten is still
  * believed in: several times what a living one needs to put its record back.
  */
 const ORPHAN_GRACE_MS = 15 * 60_000
+
+/**
+ * How long a record that was deleted is still believed in. A living host puts it
+ * back within a round trip to the registry, and meanwhile no packet is lost.
+ */
+const DELETED_GRACE_MS = 2000
 
 export interface LeaseViewOptions {
   readonly registry: Registry
@@ -24,6 +38,10 @@ export interface LeaseViewOptions {
 export interface OwnMark {
   readonly key: string
   readonly createRevision: bigint
+  /** Undefined for a reservation. Two histories may agree in a revision, but not in this. */
+  readonly leaseId: string | undefined
+  /** Clock time until which a registry that forgets nothing has it. */
+  readonly expiresAt: number
 }
 
 /** What this host knows of everybody's leases, kept up with the registry. */
@@ -60,13 +78,36 @@ export class LeaseView {
     const before = this.#own
     this.#own = own
     if (before?.key !== own?.key || before === undefined || own === undefined) return
-    const unseen = this.table.get(own.key)?.createRevision === before.createRevision
+    if (before.expiresAt <= this.#options.clock.now()) return
+    const unseen =
+      !this.table.isOrphan(own.key) &&
+      this.table.get(own.key)?.createRevision === before.createRevision
     if (unseen && own.createRevision !== before.createRevision) this.#suspicious = true
   }
 
-  /** Starts from what an earlier run knew. */
-  remember(snapshot: Snapshot): void {
-    this.table.replace(snapshot)
+  /** Leases in the registry that name us, by id and address, on other subnets than ours. */
+  forgottenLeases(holder: OwnHolder, key: string): SubnetRecord[] {
+    return [...this.table.records(), ...this.table.doubted()].filter(
+      record =>
+        record.kind === 'lease' &&
+        record.key !== key &&
+        record.holder.hostId === holder.hostId &&
+        sameAddresses(record.holder, holder) &&
+        !this.table.isOrphan(record.key),
+    )
+  }
+
+  /**
+   * Starts from what an earlier run knew.
+   *
+   * @param own our record at that time.
+   */
+  remember(entries: readonly Entry[], own: OwnMark): void {
+    for (const { modRevision } of entries) {
+      if (modRevision > this.#revision) this.#revision = modRevision
+    }
+    this.table.replace({ revision: this.#revision, entries })
+    this.#own = own
     this.#tell()
   }
 
@@ -92,7 +133,7 @@ export class LeaseView {
           },
           each,
         ),
-      each => this.#dropOrphans(each),
+      each => this.#settle(each),
     ])
   }
 
@@ -108,7 +149,9 @@ export class LeaseView {
         { revision: String(snapshot.revision) },
         'etcd does not know our lease as it was: it may have been wiped or restored; remotes that it lacks are kept for a while',
       )
-      this.table.merge(snapshot, clock.now() + ORPHAN_GRACE_MS)
+      const now = clock.now()
+      const until = { keep: now + ORPHAN_GRACE_MS, doubt: now + DOUBT_MS }
+      this.table.merge(snapshot, until)
       this.#wake.abort()
     }
     this.listed = true
@@ -119,16 +162,19 @@ export class LeaseView {
   #isContinuous({ entries, revision }: Snapshot): boolean {
     const own = this.#own
     if (this.#suspicious || revision < this.#revision) return false
-    if (own === undefined) return true
+    if (own === undefined || own.expiresAt <= this.#options.clock.now()) return true
     return entries.some(
-      ({ key, createRevision }) =>
-        key === own.key && createRevision === own.createRevision,
+      ({ key, createRevision, leaseId }) =>
+        key === own.key &&
+        createRevision === own.createRevision &&
+        leaseId === own.leaseId,
     )
   }
 
   #apply(changes: readonly Change[]): void {
     for (const change of changes) this.#revision = revisionOf(change)
-    this.table.apply(changes)
+    this.table.apply(changes, this.#options.clock.now() + DELETED_GRACE_MS)
+    if (changes.some(({ kind }) => kind === 'delete')) this.#wake.abort()
     this.#tell()
   }
 
@@ -144,14 +190,13 @@ export class LeaseView {
     this.#tell()
   }
 
-  async #dropOrphans(signal: AbortSignal): Promise<void> {
+  async #settle(signal: AbortSignal): Promise<void> {
     const { clock } = this.#options
     while (!signal.aborted) {
       this.#wake = new AbortController()
-      const at = this.table.nextOrphanAt ?? Number.POSITIVE_INFINITY
-      const ms = Math.min(ORPHAN_GRACE_MS, at - clock.now())
+      const ms = Math.min(ORPHAN_GRACE_MS, this.table.settlesAt - clock.now())
       await clock.sleep(ms, AbortSignal.any([signal, this.#wake.signal]))
-      if (this.table.dropOrphans(clock.now())) this.#tell()
+      if (this.table.settle(clock.now())) this.#tell()
     }
   }
 }

@@ -14,7 +14,8 @@ export interface Order {
   readonly kind: 'move' | 'revoke'
   /** move: the subnet to take, else any. */
   readonly to?: Subnet
-  readonly state: 'open' | 'done' | 'refused'
+  /** `taken`: the host is at it. */
+  readonly state: 'open' | 'taken' | 'done' | 'refused'
   /** What the host says about it. */
   readonly answer?: string
 }
@@ -43,7 +44,7 @@ export function parseOrder(text: string): Order {
   }
   const { kind, to, state, answer } = value
   if (kind !== 'move' && kind !== 'revoke') throw new SyntaxError('unknown kind of order')
-  if (state !== 'open' && state !== 'done' && state !== 'refused')
+  if (state !== 'open' && state !== 'taken' && state !== 'done' && state !== 'refused')
     throw new SyntaxError('unknown state of an order')
   return {
     kind,

@@ -1,6 +1,6 @@
 import type { Address } from './prefix.js'
 import { sameAddress } from './prefix.js'
-import { type Subnet, sameSubnet } from './subnet-key.js'
+import { type Subnet, sameSubnet, subnetsOverlap } from './subnet-key.js'
 import type { OwnHolder, SubnetRecord } from './subnet-record.js'
 
 export interface WhoWeAre {
@@ -15,8 +15,9 @@ export interface WhoWeAre {
  * The record that is ours, if there is one. In this order:
  *
  *   1. a lease with our host id
- *   2. a reservation for our host id or public IP
- *   3. a record whose public IP is an address of this host: flannel's, or ours
+ *   2. a reservation for our host id or addresses, unless the subnet that we held
+ *      last is free: containers live on it
+ *   3. a lease whose public IP is an address of this host: flannel's, or ours
  *      from before our state was lost
  *   4. behind NAT, where several hosts share the public IP: a record of flannel's
  *      with that IP, only if it is the subnet that we held last
@@ -35,14 +36,25 @@ export function findOwnRecord(
     record.holder.hostId === holder.hostId
   const isNobodysId = (record: SubnetRecord): boolean =>
     record.holder.hostId === undefined
+  const isLastTaken = records.some(
+    ({ subnet }) => previous === undefined || subnetsOverlap(subnet, previous),
+  )
+  const reservations = isLastTaken
+    ? records.filter(({ kind }) => kind === 'reservation')
+    : []
+  const forUs = [
+    ...reservations.filter(isOurId),
+    ...reservations.filter(
+      record => isNobodysId(record) && (hasPublicIp(record) || isHere(record)),
+    ),
+  ]
+  const preferLast = (found: readonly SubnetRecord[]): SubnetRecord | undefined =>
+    found.find(({ subnet }) => previous !== undefined && sameSubnet(subnet, previous)) ??
+    found[0]
   return (
-    records.find(record => record.kind === 'lease' && isOurId(record)) ??
-    records.find(record => record.kind === 'reservation' && isOurId(record)) ??
-    records.find(
-      record =>
-        record.kind === 'reservation' && isNobodysId(record) && hasPublicIp(record),
-    ) ??
-    records.find(isHere) ??
+    preferLast(records.filter(record => record.kind === 'lease' && isOurId(record))) ??
+    preferLast(forUs) ??
+    records.find(record => record.kind === 'lease' && isHere(record)) ??
     records.find(
       record =>
         isNobodysId(record) &&

@@ -1,8 +1,15 @@
 /** Between two words to the packet path. */
 export const PERMIT_INTERVAL_MS = 10_000
 
-/** How far ahead forwarding is allowed while nothing proves our hold. */
-const GRACE_MS = 60_000
+/**
+ * How far ahead forwarding is allowed while nothing proves our hold: long enough
+ * to be extended again in time, and no longer, since the daemon may die and the
+ * subnet be another's.
+ */
+const GRACE_MS = 3 * PERMIT_INTERVAL_MS
+
+/** So shortly before its end a lease that was not renewed counts as unproven. */
+const MARGIN_MS = 2 * PERMIT_INTERVAL_MS
 
 /** No permit reaches further, not even that of a reservation, which has no end. */
 const LONGEST_MS = 86_400_000
@@ -29,10 +36,11 @@ export class Permit {
 
   /** @param provenUntil clock time at which the registry may give the subnet away. */
   extend(now: number, provenUntil: number): number {
-    const proven = Math.min(provenUntil, now + LONGEST_MS)
-    const unbroken = now < this.#until
-    if (now < provenUntil || unbroken) {
-      this.#until = Math.max(proven, unbroken ? now + GRACE_MS : 0)
+    const isUnbroken = now < this.#until || now < provenUntil
+    if (now < provenUntil - MARGIN_MS) {
+      this.#until = Math.min(provenUntil, now + LONGEST_MS)
+    } else if (isUnbroken) {
+      this.#until = Math.max(provenUntil, now + GRACE_MS)
     }
     return this.#until
   }

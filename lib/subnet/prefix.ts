@@ -66,9 +66,10 @@ function parseWith(
 }
 
 export function formatAddress({ family, value }: Address): string {
-  return family === 4
-    ? Address4.fromBigInt(value).correctForm()
-    : Address6.fromBigInt(value).correctForm()
+  if (family === 6) return Address6.fromBigInt(value).correctForm()
+  // Written here: thousands of leases are compared by their text.
+  const bits = Number(value)
+  return `${bits >>> 24}.${(bits >>> 16) & 255}.${(bits >>> 8) & 255}.${bits & 255}`
 }
 
 export function formatPrefix(prefix: Prefix): string {

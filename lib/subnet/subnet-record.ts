@@ -6,6 +6,7 @@ import {
   formatAddress,
   parseAddress,
   parsePrefix,
+  sameAddress,
 } from './prefix.js'
 import type { Entry } from './registry.js'
 import { type Subnet, parseSubnetKey } from './subnet-key.js'
@@ -49,6 +50,11 @@ export interface Reservation extends RecordBase {
 }
 
 export type SubnetRecord = Lease | Reservation
+
+/** Whether two descriptions are of a host at the same addresses. */
+export function sameAddresses(a: Holder, b: Holder): boolean {
+  return sameAddress(a.publicIp, b.publicIp) && sameAddress(a.publicIpv6, b.publicIpv6)
+}
 
 /** A record of ours is below 400 bytes; wireguard's and vxlan's data below 200. */
 const MAX_VALUE_BYTES = 16_384

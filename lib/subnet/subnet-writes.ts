@@ -1,6 +1,7 @@
-import type { Guard, Write } from './registry.js'
+import { SubnetError } from './errors.js'
+import type { Guard, Registry, Write } from './registry.js'
 import { formatPrefix } from './prefix.js'
-import { type Subnet, formatSubnetKey, prefixesOf } from './subnet-key.js'
+import { type Subnet, configKey, formatSubnetKey, prefixesOf } from './subnet-key.js'
 
 /**
  * Guard keys of a dual-stack subnet. Its record's key names both halves
@@ -20,6 +21,20 @@ export function claimKeys(prefix: string, subnet: Subnet): string[] {
 export function guardsOfFree(prefix: string, subnet: Subnet): Guard[] {
   const keys = [formatSubnetKey(prefix, subnet), ...claimKeys(prefix, subnet)]
   return keys.map(key => ({ key, modRevision: 0n }))
+}
+
+/**
+ * Holds a write to a registry that knows the network. One without a configuration
+ * was wiped, and what its operator puts back decides. Throws ERR_SUBNET_CONFIG.
+ */
+export async function guardOfConfig(registry: Registry, prefix: string): Promise<Guard> {
+  const key = configKey(prefix)
+  const { entry } = await registry.get(key)
+  if (entry !== undefined) return { key, modRevision: entry.modRevision }
+  throw new SubnetError(
+    'ERR_SUBNET_CONFIG',
+    `${key} is gone: etcd was wiped; store the network configuration again`,
+  )
 }
 
 /**

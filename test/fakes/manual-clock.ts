@@ -124,6 +124,7 @@ export class HostClock implements Clock {
   readonly #clock: Clock
   #awake = Promise.resolve()
   #resume: (() => void) | undefined
+  #jumped = 0
 
   constructor(clock: Clock) {
     this.#clock = clock
@@ -134,7 +135,12 @@ export class HostClock implements Clock {
   }
 
   date(): Date {
-    return this.#clock.date()
+    return new Date(this.#clock.date().getTime() + this.#jumped)
+  }
+
+  /** Sets the time of day, and it alone, forwards or back. */
+  jump(ms: number): void {
+    this.#jumped += ms
   }
 
   random(): number {

@@ -145,6 +145,7 @@ export class LeaseHost {
       ttlSeconds: TTL_SECONDS,
       clock,
       log,
+      isDoubted: () => false,
       onHeld: () => undefined,
     })
   }

@@ -91,6 +91,7 @@ t.test('a last subnet that does not fit the network is not taken', async t => {
     const subnet = await host.acquireSubnet({ previous: subnetOf(text) })
     t.match(subnet, /^10\.5\.[123]\.0\/24$/, text)
     world.etcd.wipe()
+    world.putConfig()
   }
 })
 
@@ -98,6 +99,7 @@ t.test('a host without any state comes back to its subnet when that is free', as
   const world = new LeaseWorld()
   const before = await world.host('host-a', '1.1.1.1').acquireSubnet()
   world.etcd.wipe()
+  world.putConfig()
 
   t.equal(await world.host('host-a', '1.1.1.1').acquireSubnet(), before)
 })
@@ -107,6 +109,7 @@ t.test('after a lost race another subnet is chosen', async t => {
   const host = world.host('host-a', '1.1.1.1')
   const wanted = await host.acquireSubnet()
   world.etcd.wipe()
+  world.putConfig()
   const list = host.registry.list.bind(host.registry)
   host.registry.list = async prefix => {
     host.registry.list = list
@@ -183,7 +186,6 @@ t.test('a reservation is used, and stays without an end', async t => {
 
     const held = await world.host('host-a', '1.1.1.1').acquire({
       localAddresses: [parseAddress('192.168.0.4')],
-      previous: subnetOf('10.5.77.0/24'),
     })
 
     t.equal(formatSubnet(held.subnet), '10.5.9.0/24', why)
@@ -192,6 +194,20 @@ t.test('a reservation is used, and stays without an end', async t => {
     await world.clock.advance(3 * TTL_SECONDS * 1000)
     t.equal(world.value('10.5.9.0-24'), OURS)
   }
+})
+
+t.test('a reservation waits while containers live on the last subnet', async t => {
+  const previous = subnetOf('10.5.77.0/24')
+  const world = new LeaseWorld()
+  world.put('10.5.9.0-24', OURS)
+
+  const subnet = await world.host('host-a', '1.1.1.1').acquireSubnet({ previous })
+  t.equal(subnet, '10.5.77.0/24', 'it is free')
+
+  world.remove('10.5.77.0-24')
+  world.put('10.5.77.0-24', '{"PublicIP":"8.8.8.8","HostID":"host-b"}')
+  const other = await world.host('host-a', '1.1.1.1').acquireSubnet({ previous })
+  t.equal(other, '10.5.9.0/24', 'another host has it')
 })
 
 t.test('a reservation for a shared public address goes to one host only', async t => {

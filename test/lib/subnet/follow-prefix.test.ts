@@ -29,7 +29,8 @@ function watch(t: Test, seed = 1) {
         heard.push(names().join(' '))
       },
       onChanges: changes => {
-        table.apply(changes)
+        table.apply(changes, 0)
+        table.settle(0)
         heard.push(names().join(' '))
       },
       onReachable: now => reachable.push(now),

@@ -39,7 +39,10 @@ function play(steps: readonly Step[]): { table: LeaseTable; snapshot: Snapshot }
   const hear = (how: Step['hear']): void => {
     if (how === 'nothing') return
     if (how === 'snapshot') table.replace(etcd.read(PREFIX))
-    else table.apply(etcd.changes(PREFIX, next).changes)
+    else {
+      table.apply(etcd.changes(PREFIX, next).changes, 0)
+      table.settle(0)
+    }
     next = etcd.revision + 1n
   }
   for (const { key, value, hear: how } of steps) {
@@ -120,7 +123,7 @@ t.test('a record that becomes unreadable stays as it was, however that is heard'
   const readable = entry(GOOD[0]!, 5n)
   const unreadable = entry('{', 6n, 5n)
   const byChange = new LeaseTable()
-  byChange.apply([put(readable), put(unreadable)])
+  byChange.apply([put(readable), put(unreadable)], 0)
   const bySnapshot = new LeaseTable()
   bySnapshot.replace({ revision: 5n, entries: [readable] })
   bySnapshot.replace({ revision: 6n, entries: [unreadable] })
@@ -130,7 +133,7 @@ t.test('a record that becomes unreadable stays as it was, however that is heard'
     t.match(table.bad(), [{ key: readable.key, why: /^value of \/net\/subnets\// }])
   }
 
-  bySnapshot.apply([put(entry(GOOD[1]!, 7n, 5n))])
+  bySnapshot.apply([put(entry(GOOD[1]!, 7n, 5n))], 0)
   t.strictSame(bySnapshot.bad(), [])
   t.equal(bySnapshot.get(readable.key)?.modRevision, 7n)
   t.end()
@@ -144,7 +147,7 @@ t.test('an unreadable record of a key that was gone meanwhile is no record', t =
 
   t.strictSame(table.records(), [])
   t.equal(table.bad().length, 1)
-  table.apply([{ kind: 'delete', key: `${PREFIX}10.5.1.0-24`, modRevision: 9n }])
+  table.apply([{ kind: 'delete', key: `${PREFIX}10.5.1.0-24`, modRevision: 9n }], 0)
   t.strictSame(table.bad(), [])
   t.end()
 })
@@ -160,19 +163,22 @@ t.test('what a forgetful registry lacks is kept for its time', t => {
   const table = new LeaseTable()
   table.replace({ revision: 6n, entries: [entry(GOOD[0]!, 5n), other] })
 
-  table.merge({ revision: 2n, entries: [{ ...other, createRevision: 2n }] }, 1000)
+  table.merge(
+    { revision: 2n, entries: [{ ...other, createRevision: 2n }] },
+    { keep: 1000, doubt: 1000 },
+  )
 
   t.equal(table.records().length, 2)
   t.equal(table.isOrphan(entry('', 0n).key), true)
   t.equal(table.isOrphan(other.key), false)
-  t.equal(table.nextOrphanAt, 1000)
-  t.equal(table.dropOrphans(999), false)
-  t.equal(table.dropOrphans(1000), true)
+  t.equal(table.settlesAt, 1000)
+  t.equal(table.settle(999), false)
+  t.equal(table.settle(1000), true)
   t.strictSame(
     table.records().map(({ key }) => key),
     [other.key],
   )
-  t.equal(table.nextOrphanAt, undefined)
+  t.equal(table.settlesAt, Infinity)
   t.end()
 })
 
@@ -180,11 +186,11 @@ t.test('a forgotten record that turns up again is none, and keeps no second time
   const orphan = entry(GOOD[0]!, 5n)
   const table = new LeaseTable()
   table.replace({ revision: 5n, entries: [orphan] })
-  table.merge({ revision: 1n, entries: [] }, 1000)
-  table.merge({ revision: 1n, entries: [] }, 9000)
-  t.equal(table.nextOrphanAt, 1000)
+  table.merge({ revision: 1n, entries: [] }, { keep: 1000, doubt: 1000 })
+  table.merge({ revision: 1n, entries: [] }, { keep: 9000, doubt: 9000 })
+  t.equal(table.settlesAt, 1000)
 
-  table.apply([put(entry(GOOD[0]!, 2n))])
+  table.apply([put(entry(GOOD[0]!, 2n))], 0)
 
   t.equal(table.isOrphan(orphan.key), false)
   t.equal(table.get(orphan.key)?.modRevision, 2n)
@@ -194,10 +200,10 @@ t.test('a forgotten record that turns up again is none, and keeps no second time
 t.test('a forgotten host gives way to whoever takes a part of its subnet', t => {
   const table = new LeaseTable()
   table.replace({ revision: 5n, entries: [entry(GOOD[0]!, 5n)] })
-  table.merge({ revision: 1n, entries: [] }, 1000)
+  table.merge({ revision: 1n, entries: [] }, { keep: 1000, doubt: 1000 })
 
   const key = `${PREFIX}10.5.1.128-25`
-  table.apply([put({ ...entry(GOOD[1]!, 2n), key })])
+  table.apply([put({ ...entry(GOOD[1]!, 2n), key })], 0)
 
   t.strictSame(
     table.records().map(record => record.key),
