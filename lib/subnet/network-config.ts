@@ -10,6 +10,7 @@ import {
   containsPrefix,
   formatAddress,
   formatPrefix,
+  overlaps,
   parseAddress,
   parsePrefix,
   prefixSize,
@@ -179,6 +180,19 @@ function explainBound(name: string, bound: Address, { min }: FamilyRules): strin
     : `${name} is ${formatAddress(bound)}: the last subnet of the network`
 }
 
+/** Ranges whose addresses no container can have, and what they are (RFC 6890). */
+const NOT_FOR_HOSTS = (
+  [
+    ['0.0.0.0/8', 'this network'],
+    ['127.0.0.0/8', 'loopback'],
+    ['169.254.0.0/16', 'link-local'],
+    ['224.0.0.0/3', 'multicast and reserved'],
+    ['::/8', 'loopback and reserved'],
+    ['fe80::/10', 'link-local'],
+    ['ff00::/8', 'multicast'],
+  ] as const
+).map(([range, what]) => [parsePrefix(range), what] as const)
+
 function readNetwork(object: JsonObject, { network: name, family }: FamilyRules): Prefix {
   const text = lookUp(object, name)
   if (text === undefined || text === '') {
@@ -187,8 +201,11 @@ function readNetwork(object: JsonObject, { network: name, family }: FamilyRules)
   try {
     if (typeof text !== 'string') throw new SyntaxError('it is not a string')
     const prefix = parsePrefix(text)
-    if (prefix.family === family) return prefix
-    throw new SyntaxError(`it is not an IPv${family} range`)
+    if (prefix.family !== family) throw new SyntaxError(`it is not an IPv${family} range`)
+    const special = NOT_FOR_HOSTS.find(([range]) => overlaps(range, prefix))
+    if (special === undefined) return prefix
+    const [range, what] = special
+    throw new SyntaxError(`it overlaps ${formatPrefix(range)}, which is ${what}`)
   } catch (cause) {
     throw invalid(
       `${name} is ${JSON.stringify(text)}: ${(cause as Error).message}`,
