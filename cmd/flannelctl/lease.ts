@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { releaseSubnet } from '../../lib/subnet/host-lease.js'
 import { LeaseTable } from '../../lib/subnet/lease-table.js'
+import { isSubnetOfNetwork, parseNetworkConfig } from '../../lib/subnet/network-config.js'
 import {
   type Order,
   formatOrder,
@@ -8,17 +9,27 @@ import {
   parseSubnet,
   readOrder,
 } from '../../lib/subnet/orders.js'
-import { formatAddress, parseAddress } from '../../lib/subnet/prefix.js'
+import {
+  type Address,
+  formatAddress,
+  formatPrefix,
+  parseAddress,
+} from '../../lib/subnet/prefix.js'
 import type { Registry } from '../../lib/subnet/registry.js'
 import {
   type Subnet,
   cleanPrefix,
+  configKey,
   formatSubnet,
   formatSubnetKey,
   subnetsOverlap,
   subnetsPrefix,
 } from '../../lib/subnet/subnet-key.js'
-import { type SubnetRecord, formatHolder } from '../../lib/subnet/subnet-record.js'
+import {
+  HOST_ID,
+  type SubnetRecord,
+  formatHolder,
+} from '../../lib/subnet/subnet-record.js'
 import { deleteSubnet, guardsOfFree, putSubnet } from '../../lib/subnet/subnet-writes.js'
 import { readStoredHostId } from '../flanneld/identity.js'
 import { readJournal } from '../flanneld/journal.js'
@@ -214,6 +225,7 @@ async function findHostId(
 async function reserve(flags: LeaseFlags, text: string): Promise<number> {
   const subnet = readSubnet(text)
   return await withRegistry(flags, async (registry, prefix) => {
+    await refuseForeignSubnet(registry, prefix, subnet)
     const records = await listRecords(registry, prefix)
     const holder = records.find(record => subnetsOverlap(record.subnet, subnet))
     if (holder === undefined) await reserveFree(registry, prefix, subnet, flags)
@@ -221,6 +233,25 @@ async function reserve(flags: LeaseFlags, text: string): Promise<number> {
     say(`${formatSubnet(subnet)} is reserved`)
     return EXIT.ok
   })
+}
+
+/** What no host can hold is not kept for one. */
+async function refuseForeignSubnet(
+  registry: Registry,
+  prefix: string,
+  subnet: Subnet,
+): Promise<void> {
+  const { entry } = await registry.get(configKey(prefix))
+  if (entry === undefined)
+    throw new CommandFailure(`etcd has no key ${configKey(prefix)}`)
+  const config = parseNetworkConfig(entry.value)
+  if (isSubnetOfNetwork(subnet, config)) return
+  const families = config.families.map(
+    ({ network, subnetLength }) => `/${subnetLength} of ${formatPrefix(network)}`,
+  )
+  throw new CommandFailure(
+    `${formatSubnet(subnet)} is no subnet that a host could hold: it takes a ${families.join(' and a ')}, between SubnetMin and SubnetMax`,
+  )
 }
 
 async function reserveFree(
@@ -232,7 +263,11 @@ async function reserveFree(
   const { host: hostId, 'for-ip': ip } = flags
   if (hostId === '' && ip === '')
     throw new UsageError('lease reserve: say for whom, with --host or --for-ip')
-  const address = ip === '' ? undefined : parseAddress(ip)
+  if (hostId !== '' && !HOST_ID.test(hostId))
+    throw new UsageError(
+      `--host ${JSON.stringify(hostId)}: a host id is up to 64 letters, digits, dots, _ or -`,
+    )
+  const address = ip === '' ? undefined : readAddress(ip)
   const value = formatHolder({
     ...(address?.family === 4 && { publicIp: address }),
     ...(address?.family === 6 && { publicIpv6: address }),
@@ -302,6 +337,14 @@ async function listRecords(registry: Registry, prefix: string): Promise<SubnetRe
   const table = new LeaseTable()
   table.replace(await registry.list(subnetsPrefix(prefix)))
   return table.records()
+}
+
+function readAddress(text: string): Address {
+  try {
+    return parseAddress(text)
+  } catch (error) {
+    throw new UsageError(`--for-ip: ${(error as Error).message}`)
+  }
 }
 
 function readSubnet(text: string): Subnet {

@@ -1,11 +1,9 @@
 import { createHash, randomBytes } from 'node:crypto'
 import type { Logger } from 'pino'
 import { isJsonObject } from '../../lib/subnet/go-json.js'
+import { HOST_ID } from '../../lib/subnet/subnet-record.js'
 import { readFileIfAny, writeFileAtomic } from './files.js'
 import { UsageError } from './parse-flags.js'
-
-/** What a host id may look like: it is a word in JSON, in keys and in tables. */
-const HOST_ID = /^[A-Za-z0-9._-]{1,64}$/
 
 const VERSION = 1
 

@@ -15,8 +15,8 @@ export interface RemoteSelection {
 }
 
 /**
- * The remotes among the subnet records: everybody's but ours, if they speak our
- * backend and their subnet may be routed. What a record claims is not trusted:
+ * The remotes among the subnet records: everybody's but ours, if they are there,
+ * speak our backend and their subnet may be routed. What a record claims is not trusted:
  * one outside the network or over our own subnet changes nothing here.
  */
 export function selectRemotes(
@@ -28,7 +28,9 @@ export function selectRemotes(
   const remotes: Remote[] = []
   const rejected: { key: string; why: string }[] = []
   for (const record of records) {
-    if (record.key === own.key) continue
+    const { publicIp, publicIpv6 } = record.holder
+    const isThere = publicIp !== undefined || publicIpv6 !== undefined
+    if (record.key === own.key || !isThere) continue
     const why = reject(record, own.subnet, config, leaseType)
     if (why === undefined) remotes.push({ subnet: record.subnet, holder: record.holder })
     else rejected.push({ key: record.key, why })

@@ -13,7 +13,7 @@ import { type Subnet, parseSubnetKey } from './subnet-key.js'
 
 /** The host that has a subnet, as its record describes it. */
 export interface Holder {
-  /** Underlay addresses by which other hosts reach it; one at least. */
+  /** Underlay addresses by which other hosts reach it; one at least, unless a subnet is kept for a host that was never there. */
   readonly publicIp?: Address
   readonly publicIpv6?: Address
   /** '' where the record names none: flannel's udp and alloc. */
@@ -60,7 +60,8 @@ export function sameAddresses(a: Holder, b: Holder): boolean {
 const MAX_VALUE_BYTES = 16_384
 
 const MAX_SOURCE_IPS = 4
-const HOST_ID = /^[A-Za-z0-9._-]{1,64}$/
+/** What a host id may look like: it is a word in JSON, in keys and in tables. */
+export const HOST_ID = /^[A-Za-z0-9._-]{1,64}$/
 const BACKEND_TYPE = /^[a-z0-9-]{0,32}$/
 
 /** The value of a record: flannel's fields in flannel's order and spelling, then ours. */
@@ -93,14 +94,15 @@ export function parseHolder(text: string): Holder {
   if (!isJsonObject(value)) throw new SyntaxError('value is not a JSON object')
   const publicIp = readAddress(value, 'PublicIP', 4)
   const publicIpv6 = readAddress(value, 'PublicIPv6', 6)
-  if (publicIp === undefined && publicIpv6 === undefined) {
-    throw new SyntaxError('neither PublicIP nor PublicIPv6 is an address')
-  }
   const backendType = readText(value, 'BackendType', BACKEND_TYPE) ?? ''
   const backendData = lookUp(value, 'BackendData')
   const backendV6Data = lookUp(value, 'BackendV6Data')
   const hostId = readText(value, 'HostID', HOST_ID)
   const sourceIps = readSourceIps(value)
+  // A reservation may be for a host that nobody has seen yet.
+  if (publicIp === undefined && publicIpv6 === undefined && hostId === undefined) {
+    throw new SyntaxError('neither PublicIP nor PublicIPv6 is an address')
+  }
   return {
     ...(publicIp && { publicIp }),
     ...(publicIpv6 && { publicIpv6 }),

@@ -54,14 +54,14 @@ export class LabDaemon {
     return this.#running().pid
   }
 
-  /** Resolves once it is ready. */
-  async start(signal?: AbortSignal): Promise<void> {
-    this.launch()
+  /** Resolves once it is ready. @param more flags of this start alone. */
+  async start(signal?: AbortSignal, more: readonly string[] = []): Promise<void> {
+    this.launch(more)
     await this.ready(signal)
   }
 
   /** Starts it without waiting: what it says while it waits is a test's business. */
-  launch(): void {
+  launch(more: readonly string[] = []): void {
     const { namespace, outlive, flags = [] } = this.#options
     const command = [
       process.execPath,
@@ -70,6 +70,7 @@ export class LabDaemon {
       `--etcd-endpoints=${ETCD_ENDPOINT}`,
       ...this.placeFlags,
       ...flags,
+      ...more,
     ]
     this.#process = new LabProcess({ namespace, command, log: this.logFile, outlive })
   }

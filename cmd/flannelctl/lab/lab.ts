@@ -138,8 +138,8 @@ export class Lab {
     await Promise.all(this.hosts.map(host => host.makeContainer()))
   }
 
-  /** Adds a host to the running network, with its daemon and container. */
-  async addHost(): Promise<LabHost> {
+  /** Adds a host to the running network, with its daemon and container. @param flags of the daemon besides the usual. */
+  async addHost(flags: readonly string[] = []): Promise<LabHost> {
     const number = this.hosts.length + 1
     await this.#write(number)
     await makeNamespaces([
@@ -147,7 +147,7 @@ export class Lab {
       containerNamespace(this.name, number),
     ])
     const host = await this.#plugHost(number)
-    await host.daemon.start(this.#signal)
+    await host.daemon.start(this.#signal, flags)
     await host.makeContainer()
     return host
   }

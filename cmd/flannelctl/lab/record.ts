@@ -1,5 +1,5 @@
-import { mkdir, readFile, readdir, rm, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { mkdir, readFile, readdir, rm, rmdir, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { z } from 'zod'
 import { type FileLock, tryLockFile } from '../../../lib/linux/file-lock.js'
 import { CommandFailure } from '../command.js'
@@ -97,4 +97,6 @@ export async function clearLab(place: LabPlace): Promise<void> {
 export async function removeLab(place: LabPlace): Promise<void> {
   await clearLab(place)
   await rm(place.directory, { recursive: true, force: true })
+  // The last one turns off the light; others may be there.
+  await rmdir(dirname(place.directory)).catch(() => undefined)
 }

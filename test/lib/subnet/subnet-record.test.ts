@@ -202,7 +202,8 @@ t.test('any text is a record or a SyntaxError', async t => {
     fc.property(text, input => {
       try {
         const holder = parseHolder(input)
-        return holder.publicIp !== undefined || holder.publicIpv6 !== undefined
+        const { publicIp, publicIpv6, hostId } = holder
+        return [publicIp, publicIpv6, hostId].some(part => part !== undefined)
       } catch (error) {
         return error instanceof SyntaxError
       }
