@@ -3,6 +3,7 @@ import { BackendError } from '../lib/backend/errors.js'
 import { SubnetError } from '../lib/subnet/errors.js'
 import { type Command, CommandFailure, EXIT } from './flannelctl/command.js'
 import { describeUnknown } from './flanneld/edit-distance.js'
+import { FileError } from './flanneld/files.js'
 import { UsageError } from './flanneld/parse-flags.js'
 import { VERSION } from './flanneld/version.js'
 
@@ -54,7 +55,7 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
 
 // Node's warnings about what libraries call are for developers, and tests show them.
 process.noDeprecation = true
-process.exitCode = await main(process.argv.slice(2))
+process.exit(await main(process.argv.slice(2)))
 
 async function main([name, ...args]: readonly string[]): Promise<number> {
   // A reader such as head(1) that has seen enough is no failure of ours.
@@ -92,7 +93,10 @@ function report(error: unknown): number {
   if (
     error instanceof CommandFailure ||
     error instanceof SubnetError ||
-    error instanceof BackendError
+    error instanceof BackendError ||
+    error instanceof FileError ||
+    // The system's own errors: a file that may not be read.
+    (error instanceof Error && 'errno' in error)
   ) {
     process.stderr.write(`flannelctl: ${error.message}\n`)
     return EXIT.failure

@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { isIP } from 'node:net'
 import type { Logger } from 'pino'
 import { BackendError } from '../lib/backend/errors.js'
 import { bootTimeMs } from '../lib/linux/libc.js'
@@ -6,20 +7,24 @@ import { systemClock } from '../lib/subnet/clock.js'
 import { SubnetError } from '../lib/subnet/errors.js'
 import { formatHelp, readCommandLine } from './flanneld/command-line.js'
 import { type DaemonFlags, type StopHow, runDaemon } from './flanneld/daemon.js'
+import { FileError } from './flanneld/files.js'
 import { FLANNELD_FLAGS } from './flanneld/flag-table.js'
 import { openLogger } from './flanneld/logger.js'
 import { UsageError } from './flanneld/parse-flags.js'
 import { StartError } from './flanneld/start-error.js'
+import { readPublicIps } from './flanneld/this-host.js'
 import { VERSION } from './flanneld/version.js'
 
 const EXIT_FAILURE = 1
 const EXIT_USAGE = 2
 
-const USAGE = 'flanneld [flags]\n\nRuns the overlay network of this host.'
+const USAGE =
+  'flanneld [flags]\nflanneld --version\n\nRuns the overlay network of this host.'
 
 // Node's warnings about what libraries call are for developers, and tests show them.
 process.noDeprecation = true
-process.exitCode = await main(process.argv.slice(2))
+// Not by itself: a connection that is being made to a host that does not answer would hold it up for minutes.
+process.exit(await main(process.argv.slice(2)))
 
 async function main(args: readonly string[]): Promise<number> {
   if (args.some(arg => /^--?version(=true)?$/.test(arg))) {
@@ -30,6 +35,7 @@ async function main(args: readonly string[]): Promise<number> {
     process.stdout.write(await formatHelp(USAGE, FLANNELD_FLAGS))
     return 0
   }
+  const isPasswordShown = args.some(arg => /^--?etcd-password(=|$)/.test(arg))
   let flags: DaemonFlags
   try {
     flags = readFlags(args)
@@ -38,7 +44,7 @@ async function main(args: readonly string[]): Promise<number> {
     process.stderr.write(`flanneld: ${error.message}\n`)
     return EXIT_USAGE
   }
-  return await runUntilStopped(flags)
+  return await runUntilStopped(flags, isPasswordShown)
 }
 
 function readFlags(args: readonly string[]): DaemonFlags {
@@ -51,12 +57,20 @@ function readFlags(args: readonly string[]): DaemonFlags {
   const port = flags['healthz-port']
   if (port < 0 || port > 65_535)
     throw new UsageError(`--healthz-port is ${port}; it takes a port from 0 to 65535`)
+  if (isIP(flags['healthz-ip']) === 0)
+    throw new UsageError(
+      `--healthz-ip is ${JSON.stringify(flags['healthz-ip'])}; it takes an IP address`,
+    )
+  readPublicIps(flags)
   return flags
 }
 
-async function runUntilStopped(flags: DaemonFlags): Promise<number> {
+async function runUntilStopped(
+  flags: DaemonFlags,
+  isPasswordShown: boolean,
+): Promise<number> {
   const log = openLogger(flags.v > 0 ? 'debug' : flags['log-level'], flags['log-format'])
-  if (flags['etcd-password'] !== '') {
+  if (isPasswordShown) {
     log.warn('--etcd-password shows in the process list; prefer --etcd-password-file')
   }
   try {
@@ -83,6 +97,7 @@ function logFatal(log: Logger, error: unknown): void {
 function isExpected(error: Error): boolean {
   return (
     error instanceof BackendError ||
+    error instanceof FileError ||
     error instanceof StartError ||
     error instanceof SubnetError ||
     error instanceof UsageError ||

@@ -2,7 +2,7 @@ import { chmodSync, existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { ROOT, main, run } from './command.mjs'
-import { installNpmPackages } from './npm-packages.mjs'
+import { buildRawSocket, installNpmPackages } from './npm-packages.mjs'
 
 const COMMANDS = ['dist/cmd/flanneld.js', 'dist/cmd/flannelctl.js']
 
@@ -17,4 +17,9 @@ export async function build() {
   }
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1]).href) await main(build)
+if (import.meta.url === pathToFileURL(process.argv[1]).href) {
+  await main(async () => {
+    await build()
+    await buildRawSocket()
+  })
+}

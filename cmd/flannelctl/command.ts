@@ -1,6 +1,6 @@
 import { ETCD_FLAGS, type Flag, PLACE_FLAGS } from '../flanneld/flag-table.js'
 import { type FlagTable, formatHelp, readCommandLine } from '../flanneld/command-line.js'
-import type { Flags } from '../flanneld/parse-flags.js'
+import { type Flags, UsageError } from '../flanneld/parse-flags.js'
 
 export const EXIT = {
   ok: 0,
@@ -51,6 +51,12 @@ export function defineCommand<Table extends FlagTable>(command: {
       return await command.run(flags, words)
     },
   }
+}
+
+/** For commands that take no arguments. Throws UsageError. */
+export function refuseWords(command: string, [word]: readonly string[]): void {
+  if (word !== undefined)
+    throw new UsageError(`${command} takes no argument such as ${JSON.stringify(word)}`)
 }
 
 export function printJson(value: unknown): void {

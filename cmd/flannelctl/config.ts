@@ -16,6 +16,7 @@ import {
   subnetsPrefix,
 } from '../../lib/subnet/subnet-key.js'
 import { UsageError } from '../flanneld/parse-flags.js'
+import { readEtcdOptions } from '../flanneld/etcd-options.js'
 import { checkOverlaps } from '../flanneld/this-host.js'
 import {
   CommandFailure,
@@ -64,7 +65,7 @@ Exits with ${EXIT.failure} when the configuration is not usable.`,
     if (action === 'check') {
       const text = given === undefined ? await readStored(flags) : await readGiven(given)
       const config = parse(text)
-      await warnOfThisHost(config)
+      await warnOfThisHost(config, flags)
       show(config, text, flags.json)
       return EXIT.ok
     }
@@ -82,7 +83,7 @@ Exits with ${EXIT.failure} when the configuration is not usable.`,
     if (action === 'set' && given !== undefined) {
       const text = await readGiven(given)
       const config = flags.force ? parseNetworkConfig(text) : parse(text)
-      await warnOfThisHost(config)
+      await warnOfThisHost(config, flags)
       await withRegistry(flags, (registry, prefix) =>
         store(registry, {
           key: configKey(prefix),
@@ -128,9 +129,12 @@ function parse(text: string): NetworkConfig {
 }
 
 /** The network of a cluster must be free on every host; on this one we can look. */
-async function warnOfThisHost(config: NetworkConfig): Promise<void> {
+async function warnOfThisHost(
+  config: NetworkConfig,
+  flags: Parameters<typeof withRegistry>[0],
+): Promise<void> {
   try {
-    await checkOverlaps({ config })
+    await checkOverlaps({ config, endpoints: readEtcdOptions(flags).endpoints })
   } catch (error) {
     if (!(error instanceof BackendError)) throw error
     process.stderr.write(`warning: on this host, ${error.message}\n`)

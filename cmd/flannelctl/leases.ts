@@ -5,7 +5,7 @@ import { formatSubnet, prefixesOf, subnetsPrefix } from '../../lib/subnet/subnet
 import type { SubnetRecord } from '../../lib/subnet/subnet-record.js'
 import { readStoredHostId } from '../flanneld/identity.js'
 import { placesOf } from '../flanneld/places.js'
-import { EXIT, COMMON_FLAGS, defineCommand, printJson } from './command.js'
+import { EXIT, COMMON_FLAGS, defineCommand, printJson, refuseWords } from './command.js'
 import { type StatusFlags, askDaemon } from './daemon-status.js'
 import { withRegistry } from './etcd.js'
 import { inChunks } from './in-chunks.js'
@@ -27,7 +27,8 @@ A reservation is a record without an etcd lease: it does not expire.
 
 Exits with ${EXIT.trouble} when there are keys that cannot be read.`,
   flags: COMMON_FLAGS,
-  run: async flags => {
+  run: async (flags, words) => {
+    refuseWords('leases', words)
     const { records, bad } = await withRegistry(flags, listLeases)
     const mine = await ownHostId(flags)
     const leases = records.map(record => describe(record, mine))

@@ -7,6 +7,7 @@ import {
   COMMON_FLAGS,
   defineCommand,
   printJson,
+  refuseWords,
 } from './command.js'
 import { type DaemonStatus, askDaemon } from './daemon-status.js'
 import { inChunks } from './in-chunks.js'
@@ -37,7 +38,8 @@ Exits with ${EXIT.trouble} when the kernel has another way to a remote, or none.
       environment: false,
     },
   },
-  run: async flags => {
+  run: async (flags, words) => {
+    refuseWords('routes', words)
     const status = await askDaemon(flags)
     if (status?.remotes === undefined) {
       throw new CommandFailure(

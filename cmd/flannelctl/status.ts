@@ -4,6 +4,7 @@ import {
   COMMON_FLAGS,
   defineCommand,
   printJson,
+  refuseWords,
 } from './command.js'
 import { type DaemonStatus, askDaemon } from './daemon-status.js'
 import { formatSeconds } from './table.js'
@@ -20,7 +21,8 @@ Asks the daemon that runs on this host, over its Unix socket.
 
 Exits with ${EXIT.failure} when no daemon runs, with ${EXIT.trouble} when one runs and is not well.`,
   flags: COMMON_FLAGS,
-  run: async flags => {
+  run: async (flags, words) => {
+    refuseWords('status', words)
     const status = await askDaemon(flags)
     if (status === undefined) {
       throw new CommandFailure(
@@ -49,7 +51,9 @@ function formatStatus(status: DaemonStatus): string {
       'etcd',
       status.etcdReachable
         ? 'answers'
-        : 'does not answer; going on with the last known leases',
+        : lease === undefined
+          ? 'does not answer'
+          : 'does not answer; going on with the last known leases',
     ],
   ]
   if (networks !== undefined) lines.push(['network', networks.join(' and ')])

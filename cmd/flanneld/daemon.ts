@@ -1,11 +1,16 @@
 import type { Logger } from 'pino'
 import type { Clock } from '../../lib/subnet/clock.js'
 import { EtcdRegistry } from '../../lib/subnet/etcd-registry.js'
+import type { FileLock } from '../../lib/linux/file-lock.js'
 import type { Registry } from '../../lib/subnet/registry.js'
 import { cleanPrefix } from '../../lib/subnet/subnet-key.js'
 import { checkPrivileges } from './check-privileges.js'
 import { Cleanup } from './cleanup.js'
-import { readEmbeddedEtcdFlags, startEmbeddedEtcd } from './embedded-etcd-flags.js'
+import {
+  embeddedEtcdAccess,
+  readEmbeddedEtcdFlags,
+  startEmbeddedEtcd,
+} from './embedded-etcd-flags.js'
 import { readEtcdOptions } from './etcd-options.js'
 import type { FLANNELD_FLAGS } from './flag-table.js'
 import { Journal } from './journal.js'
@@ -14,6 +19,7 @@ import {
   type Places,
   checkSocketName,
   lockPlaces,
+  lockSubnetFile,
   makePlaces,
   placesOf,
 } from './places.js'
@@ -92,7 +98,7 @@ async function open(
   )
   const listen = readEmbeddedEtcdFlags(flags)
   const etcd = readEtcdOptions(
-    { ...flags, ...(listen && { 'etcd-endpoints': listen.origin }) },
+    { ...flags, ...(listen && embeddedEtcdAccess(listen, flags)) },
     log,
   )
   await checkPrivileges()
@@ -100,7 +106,7 @@ async function open(
   const places = placesOf({ ...flags, 'etcd-prefix': prefix })
   checkSocketName(places.statusSocket)
   await makePlaces(places.stateDir, places.runDir)
-  takeLock(places, prefix, cleanup)
+  takeLocks(places, { ...flags, 'etcd-prefix': prefix }, cleanup)
 
   const journal = new Journal(places.journalFile, parts.clock, log)
   cleanup.push(() => journal.close())
@@ -167,14 +173,19 @@ function readLeaseTtl(text: string): number {
   )
 }
 
-function takeLock(places: Places, prefix: string, cleanup: Cleanup): void {
-  const lock = lockPlaces(places)
-  if (lock === undefined) {
-    throw new StartError(
-      `another flanneld with --etcd-prefix ${prefix} runs on this host; give this one a prefix or a --run-dir of its own`,
-    )
+function takeLocks(places: Places, flags: DaemonFlags, cleanup: Cleanup): void {
+  const take = (lock: FileLock | undefined, why: string): void => {
+    if (lock === undefined) throw new StartError(why)
+    cleanup.push(() => {
+      lock.release()
+    })
   }
-  cleanup.push(() => {
-    lock.release()
-  })
+  take(
+    lockPlaces(places),
+    `another flanneld with --etcd-prefix ${flags['etcd-prefix']} runs on this host; give this one a prefix or a --run-dir of its own`,
+  )
+  take(
+    lockSubnetFile(flags),
+    `another flanneld on this host writes ${flags['subnet-file']}; give this one a --subnet-file of its own`,
+  )
 }

@@ -32,6 +32,18 @@ export function readEmbeddedEtcdFlags(flags: DaemonFlags): URL | undefined {
   return listen
 }
 
+/** How we reach our own etcd: unless an authority is named, its certificate is one we know. */
+export function embeddedEtcdAccess(
+  listen: URL,
+  flags: DaemonFlags,
+): Pick<DaemonFlags, 'etcd-endpoints' | 'etcd-cafile'> {
+  const isPrivate = listen.protocol === 'https:' && flags['etcd-cafile'] === ''
+  return {
+    'etcd-endpoints': listen.origin,
+    'etcd-cafile': isPrivate ? flags['embedded-etcd-certfile'] : flags['etcd-cafile'],
+  }
+}
+
 /** Runs the embedded etcd as the flags have it, until the daemon's end. */
 export async function startEmbeddedEtcd(
   listen: URL,
@@ -79,6 +91,6 @@ function parseListen(text: string): URL {
     if (isBare && (bindable || url.hostname === 'localhost')) return url
   }
   throw new UsageError(
-    `--embedded-etcd-listen is ${JSON.stringify(text)}; it takes an URL with an IP address and a port, such as http://127.0.0.1:2379`,
+    `--embedded-etcd-listen is ${JSON.stringify(text)}; it takes an URL with an IP address and a port other than 80 and 443, such as http://127.0.0.1:2379`,
   )
 }

@@ -1,10 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdir } from 'node:fs/promises'
 import { get as httpGet } from 'node:http'
 import { get as httpsGet } from 'node:https'
 import { createInterface } from 'node:readline'
 import type { Logger } from 'pino'
 import type { Clock } from '../../lib/subnet/clock.js'
+import { makeDirectory } from './files.js'
 import { StartError } from './start-error.js'
 
 /** etcd makes its files and elects itself in about a second. */
@@ -53,7 +53,14 @@ export async function openEmbeddedEtcd(
       `cannot run an etcd on ${listen.host}: something listens there already; stop it, choose another --embedded-etcd-listen, or use the etcd there: --etcd-endpoints=${endpoint.origin} without --embedded-etcd`,
     )
   }
-  await mkdir(dataDir, { recursive: true, mode: 0o700 })
+  try {
+    await makeDirectory(dataDir, 0o700)
+  } catch (cause) {
+    throw new StartError(
+      `cannot make the data directory of the embedded etcd ${dataDir}: ${(cause as Error).message}; choose another with --embedded-etcd-data-dir`,
+      { cause },
+    )
+  }
   const etcd = new EtcdChild(etcdArguments(options), log)
   const deadline = clock.now() + START_TIMEOUT_MS
   while (stop?.aborted !== true && !(await isHealthy(endpoint))) {

@@ -1,8 +1,11 @@
 import { ensureBlackhole } from '../../lib/backend/blackhole.js'
 import { BackendError } from '../../lib/backend/errors.js'
+import type { FirewallFamily } from '../../lib/backend/firewall-rules.js'
 import { Firewall } from '../../lib/backend/firewall.js'
 import { runAll } from '../../lib/subnet/loops.js'
 import type { NetworkConfig } from '../../lib/subnet/network-config.js'
+import { samePrefix } from '../../lib/subnet/prefix.js'
+import type { PreviousSubnetEnv } from '../../lib/subnet/subnet-env.js'
 import { type Subnet, prefixesOf, subnetPrefix } from '../../lib/subnet/subnet-key.js'
 import type { DaemonContext } from './daemon.js'
 
@@ -18,14 +21,20 @@ export interface FirewallPart {
  */
 export async function startFirewall(
   { flags, state, clock, log }: DaemonContext,
-  node: { readonly config: NetworkConfig; readonly subnet: Subnet },
+  node: {
+    readonly config: NetworkConfig
+    readonly subnet: Subnet
+    /** What the subnet file said when this daemon started. */
+    readonly former: PreviousSubnetEnv | undefined
+  },
 ): Promise<FirewallPart> {
   const intervalMs = flags['iptables-resync'] * 1000
   const onTrouble = (trouble: string | undefined): void => {
     state.report('firewall', trouble)
   }
-  const firewall = await openFirewall(flags, node)
+  const firewall = await openFirewall(flags, familiesOf(node.config, node.subnet))
   try {
+    await removeFormer(node)
     await firewall.ensure()
   } catch (error) {
     if (!(error instanceof BackendError) || flags['ip-masq']) throw error
@@ -54,15 +63,34 @@ async function keepBlackholes(subnet: Subnet): Promise<void> {
   for (const prefix of prefixesOf(subnet)) await ensureBlackhole(prefix)
 }
 
+/** Rules that an earlier run made for another network match nothing of ours any more. */
+async function removeFormer({
+  config,
+  former,
+}: Parameters<typeof startFirewall>[1]): Promise<void> {
+  const families = (former?.networks ?? []).flatMap(network => {
+    const subnet = former && subnetPrefix(former.subnet, network.family)
+    const isPresent = config.families.some(family => samePrefix(family.network, network))
+    return subnet === undefined || isPresent ? [] : [{ network, subnet }]
+  })
+  if (families.length === 0) return
+  const rules = { families, forward: true, masquerade: true, randomFully: false }
+  await (await Firewall.open(rules)).remove()
+}
+
+function familiesOf(config: NetworkConfig, subnet: Subnet): FirewallFamily[] {
+  return config.families.flatMap(({ network }) => {
+    const own = subnetPrefix(subnet, network.family)
+    return own === undefined ? [] : [{ network, subnet: own }]
+  })
+}
+
 async function openFirewall(
   flags: DaemonContext['flags'],
-  { config, subnet }: { config: NetworkConfig; subnet: Subnet },
+  families: readonly FirewallFamily[],
 ): Promise<Firewall> {
   return await Firewall.open({
-    families: config.families.flatMap(({ network }) => {
-      const own = subnetPrefix(subnet, network.family)
-      return own === undefined ? [] : [{ network, subnet: own }]
-    }),
+    families,
     forward: flags['iptables-forward-rules'],
     masquerade: flags['ip-masq'],
     randomFully: !flags['ip-masq-fully-random-disable'],

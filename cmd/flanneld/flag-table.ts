@@ -9,7 +9,7 @@ export interface Flag {
   readonly choices?: readonly string[]
   /** False for a flag that no environment variable sets. */
   readonly environment?: false
-  /** Why the flag is known and yet refused when it is set to anything but its default. */
+  /** Why the flag is known and yet refused when it is given; a boolean may be switched off. */
   readonly refused?: string
 }
 
@@ -216,7 +216,8 @@ export const FLANNELD_FLAGS = {
   'embedded-etcd-certfile': {
     type: 'string',
     default: '',
-    describe: 'server certificate of the embedded etcd',
+    describe:
+      'server certificate of the embedded etcd; if it is not self-signed, name its authority with --etcd-cafile',
   },
   'embedded-etcd-keyfile': {
     type: 'string',

@@ -93,7 +93,11 @@ export class NetworkHost implements Host {
   async #run(serving: Serving, signal: AbortSignal): Promise<void> {
     const { config, subnet, backend, sync } = serving
     this.#publishStatus(serving)
-    const firewall = await startFirewall(this.#context, { config, subnet })
+    const firewall = await startFirewall(this.#context, {
+      config,
+      subnet,
+      former: serving.formerEnv,
+    })
     await runAll(signal, [
       each => this.#followView(serving, each),
       each => this.#note(serving, each),

@@ -102,7 +102,7 @@ export function resolveFlags<Table extends Readonly<Record<string, Flag>>>(
     }
     return [
       name,
-      convert(flag, flag.type === 'strings' ? [] : [flag.default], `--${name}`),
+      convert(flag, flag.type === 'strings' ? [] : [flag.default], `--${name}`, false),
     ]
   })
   return Object.fromEntries(entries) as Flags<Table>
@@ -113,10 +113,16 @@ function toWords(value: unknown): string[] {
   return (Array.isArray(value) ? value : [value]).map(String)
 }
 
-function convert(flag: Flag, words: readonly string[], origin: Origin): unknown {
+function convert(
+  flag: Flag,
+  words: readonly string[],
+  origin: Origin,
+  isGiven = true,
+): unknown {
   // A flag that is given twice counts once, with its last value.
   const last = words.at(-1) ?? ''
-  if (flag.refused !== undefined && last !== flag.default) {
+  const isOff = flag.type === 'boolean' && BOOLEANS.get(last) === false
+  if (flag.refused !== undefined && isGiven && !isOff) {
     throw new UsageError(`${origin}: ${flag.refused}`)
   }
   if (flag.choices !== undefined && !flag.choices.includes(last)) {

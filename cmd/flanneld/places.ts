@@ -1,8 +1,8 @@
-import { mkdir } from 'node:fs/promises'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { type FileLock, tryLockFile } from '../../lib/linux/file-lock.js'
 import { MAX_SOCKET_PATH } from '../../lib/linux/unix-socket.js'
 import { type Prefix, formatPrefix } from '../../lib/subnet/prefix.js'
+import { makeDirectory } from './files.js'
 import { StartError } from './start-error.js'
 
 /**
@@ -12,8 +12,7 @@ import { StartError } from './start-error.js'
  *
  *   <state-dir>/coreos.com_network/{host-id,leases.json,journal}
  *   <state-dir>/coreos.com_network/10.5.0.0-16/device
- *   <run-dir>/coreos.com_network/{lock,status.sock}
- *   <run-dir>/coreos.com_network/10.5.0.0-16/path.sock
+ *   <run-dir>/coreos.com_network/{lock,status.sock,path.sock}
  */
 export interface Places {
   readonly stateDir: string
@@ -58,11 +57,11 @@ export function networkDirectory(networks: readonly Prefix[]): string {
     .join('_')
 }
 
-/** Makes the directories; only root looks into them. Throws StartError. */
+/** Makes the directories; only root looks into them, but into those around them everybody may. Throws StartError. */
 export async function makePlaces(...directories: readonly string[]): Promise<void> {
   for (const directory of directories) {
     try {
-      await mkdir(directory, { recursive: true, mode: 0o700 })
+      await makeDirectory(directory, 0o700)
     } catch (cause) {
       const why = (cause as Error).message
       throw new StartError(
@@ -84,4 +83,13 @@ export function checkSocketName(path: string): void {
 /** Keeps a second daemon for the same prefix away from this host. */
 export function lockPlaces({ runDir }: Places): FileLock | undefined {
   return tryLockFile(join(runDir, 'lock'))
+}
+
+/** Keeps a second daemon from writing the same subnet file, which would tell Docker another subnet. */
+export function lockSubnetFile(flags: {
+  'run-dir': string
+  'subnet-file': string
+}): FileLock | undefined {
+  const name = scopeName(resolve(flags['subnet-file']))
+  return tryLockFile(join(flags['run-dir'], `${name}.lock`))
 }

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import type { BackendPlan } from '../../lib/backend/backend.js'
-import { planBackend } from '../../lib/backend/backends.js'
+import { checkBackend, planBackend } from '../../lib/backend/backends.js'
 import type { Underlay } from '../../lib/backend/underlay.js'
 import type { LeaseMemory } from '../../lib/subnet/host-lease.js'
 import {
@@ -8,6 +8,7 @@ import {
   parseNetworkConfig,
 } from '../../lib/subnet/network-config.js'
 import { type Address, FAMILIES, sameAddress } from '../../lib/subnet/prefix.js'
+import type { PreviousSubnetEnv } from '../../lib/subnet/subnet-env.js'
 import type { Subnet } from '../../lib/subnet/subnet-key.js'
 import {
   type Holder,
@@ -19,7 +20,7 @@ import type { DaemonContext } from './daemon.js'
 import { type Identity, type IdentityOptions, obtainIdentity } from './identity.js'
 import type { LeaseCache } from '../../lib/subnet/lease-cache.js'
 import { LeaseCacheFile } from './lease-cache-file.js'
-import { checkSocketName, makePlaces, networkDirectory } from './places.js'
+import { makePlaces, networkDirectory } from './places.js'
 import { readPreviousSubnetEnv } from './subnet-env-file.js'
 import { checkOverlaps, findUnderlay, readLocalAddresses } from './this-host.js'
 import { storeFirstConfig, waitForConfig } from './wait-for-config.js'
@@ -36,6 +37,8 @@ export interface PreparedNetwork {
   readonly identityOptions: IdentityOptions
   readonly localAddresses: readonly Address[]
   readonly previous: Subnet | undefined
+  /** What the subnet file said before. */
+  readonly formerEnv: PreviousSubnetEnv | undefined
   /** What this host wrote into its record last. */
   readonly former: Holder | undefined
   readonly cacheFile: LeaseCacheFile
@@ -65,20 +68,20 @@ export async function prepareNetwork(
   const config = parseNetworkConfig(configText)
   state.phase = 'starting'
 
+  checkBackend(config)
   const underlay = await findUnderlay(flags, config, log)
   const directory = networkDirectory(config.families.map(family => family.network))
   const stateDir = join(places.stateDir, directory)
-  const runDir = join(places.runDir, directory)
-  checkSocketName(join(runDir, 'path.sock'))
-  await makePlaces(stateDir, runDir)
-  const previous =
-    cache?.held.subnet ?? (await readPreviousSubnetEnv(flags['subnet-file'], log))
+  await makePlaces(stateDir)
+  const formerEnv = await readPreviousSubnetEnv(flags['subnet-file'], log)
+  const previous = cache?.held.subnet ?? formerEnv?.subnet
   await checkOverlaps({ config, previous, stateDir, endpoints: context.endpoints })
   const plan = planBackend({
     config,
     underlay,
     stateDir,
-    runDir,
+    // A path of another Network of ours is found there too, and ended.
+    runDir: places.runDir,
     verify: flags.verify,
     clock,
     log,
@@ -102,6 +105,7 @@ export async function prepareNetwork(
     identityOptions,
     localAddresses: await readLocalAddresses(underlay),
     previous,
+    formerEnv,
     former: cache && parseHolder(cache.holder),
     cacheFile,
     memory: recall(cache, identity),

@@ -18,7 +18,7 @@ export async function serveNetwork(
   context: DaemonContext,
   prepared: PreparedNetwork,
 ): Promise<'stop' | 'again'> {
-  const { flags, log, stop, state } = context
+  const { flags, log, stop } = context
   const lease = openLease(context, prepared)
   const host = new NetworkHost(context, prepared)
   const rejoin = new AbortController()
@@ -52,7 +52,6 @@ export async function serveNetwork(
     return 'again'
   } finally {
     context.actions.clear()
-    state.etcdReachable = true
   }
   if (rejoin.signal.aborted && !stop.aborted) return 'again'
   if (flags['release-on-exit']) await releaseHeld(context, lease)

@@ -8,7 +8,7 @@ type Section = () => unknown
 /** What the daemon knows of itself. Written by the daemon's parts, read by its servers. */
 export class DaemonState implements Health {
   phase: Phase = 'starting'
-  etcdReachable = true
+  etcdReachable = false
   /** Keys in etcd that this host cannot use, each with the reason. */
   ignoredRecords: readonly { readonly key: string; readonly why: string }[] = []
   #waitingFor = ''

@@ -1,7 +1,11 @@
 import type { Logger } from 'pino'
 import { Backoff } from '../../lib/subnet/clock.js'
-import { formatSubnetEnv, parseSubnetEnv } from '../../lib/subnet/subnet-env.js'
-import { type Subnet, prefixesOf } from '../../lib/subnet/subnet-key.js'
+import {
+  type PreviousSubnetEnv,
+  formatSubnetEnv,
+  parseSubnetEnv,
+} from '../../lib/subnet/subnet-env.js'
+import { prefixesOf } from '../../lib/subnet/subnet-key.js'
 import type { DaemonContext } from './daemon.js'
 import { readFileIfAny, writeFileAtomic } from './files.js'
 import type { Serving } from './network-host.js'
@@ -12,15 +16,17 @@ const MODE = 0o644
 const FIRST_RETRY_MS = 1000
 const LAST_RETRY_MS = 10_000
 
-/** The subnet that an earlier run wrote down; undefined when there is none to be read. */
+/** What an earlier run wrote down; undefined when there is none to be read. */
 export async function readPreviousSubnetEnv(
   path: string,
   log: Logger,
-): Promise<Subnet | undefined> {
+): Promise<PreviousSubnetEnv | undefined> {
   try {
     const text = await readFileIfAny(path)
-    const subnet = text === undefined ? {} : parseSubnetEnv(text).subnet
-    return prefixesOf(subnet).length > 0 ? subnet : undefined
+    const previous = text === undefined ? undefined : parseSubnetEnv(text)
+    return previous !== undefined && prefixesOf(previous.subnet).length > 0
+      ? previous
+      : undefined
   } catch (error) {
     log.warn({ reason: (error as Error).message }, 'cannot read the former subnet file')
     return undefined
@@ -53,7 +59,7 @@ export async function writeSubnetEnv(
       state.report('subnet file', undefined)
       return true
     } catch (error) {
-      const reason = `cannot write ${path}: ${(error as Error).message}; make its directory writable or set --subnet-file`
+      const reason = `${(error as Error).message}; make its directory writable or set --subnet-file`
       if (!said) log.error({ reason }, 'container runtimes cannot be told of the subnet')
       said = true
       state.wait(reason)

@@ -61,7 +61,8 @@ export async function readLocalAddresses(underlay: Underlay): Promise<Address[]>
     .flatMap(({ local }) => tryParse(local) ?? [])
 }
 
-function readPublicIps(flags: DaemonFlags): AddressPair {
+/** The addresses that the flags give. Throws UsageError. */
+export function readPublicIps(flags: DaemonFlags): AddressPair {
   const v4 = readPublicIp('public-ip', flags['public-ip'], 4)
   const v6 = readPublicIp('public-ipv6', flags['public-ipv6'], 6)
   return { ...(v4 && { 4: v4 }), ...(v6 && { 6: v6 }) }

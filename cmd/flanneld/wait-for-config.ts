@@ -4,6 +4,7 @@ import {
   type NetworkConfig,
   parseNetworkConfig,
 } from '../../lib/subnet/network-config.js'
+import { samePrefix } from '../../lib/subnet/prefix.js'
 import { configKey } from '../../lib/subnet/subnet-key.js'
 import type { DaemonContext } from './daemon.js'
 import { UsageError } from './parse-flags.js'
@@ -78,9 +79,12 @@ class Waiting {
   }
 }
 
-async function readConfig({ registry, prefix, log }: DaemonContext): Promise<string> {
+async function readConfig(context: DaemonContext): Promise<string> {
+  const { registry, prefix, state, log } = context
   const key = configKey(prefix)
+  state.etcdReachable = false
   const { entry } = await registry.get(key)
+  state.etcdReachable = true
   if (entry === undefined) {
     throw new SubnetError(
       'ERR_SUBNET_CONFIG',
@@ -120,7 +124,14 @@ export async function storeFirstConfig(
   while (!stop.aborted) {
     try {
       const { entry } = await registry.get(key)
-      if (entry !== undefined) return
+      if (entry !== undefined) {
+        if (!isSameNetwork(entry.value, config))
+          log.warn(
+            { stored: entry.value },
+            'etcd has a network configuration already; --init-network is not used (flannelctl config set changes it)',
+          )
+        return
+      }
       await checkOverlaps({ config, endpoints })
       const { succeeded } = await registry.commit(
         [{ key, modRevision: 0n }],
@@ -133,6 +144,16 @@ export async function storeFirstConfig(
       if (!isPatient) return
       await waiting.wait(error.message)
     }
+  }
+}
+
+function isSameNetwork(stored: string, wanted: NetworkConfig): boolean {
+  try {
+    const [ours] = wanted.families
+    const families = parseNetworkConfig(stored).families
+    return families.some(({ network }) => samePrefix(network, ours?.network))
+  } catch {
+    return false
   }
 }
 

@@ -1,12 +1,17 @@
 import type { Backend, BackendContext, BackendPlan } from './backend.js'
 import { OVERHEAD } from './mtu.js'
+import { endLeftPath } from './udp/path-process.js'
 
 /** Takes a lease and writes the environment file; how packets travel is somebody else's matter. */
-export function planAlloc({ underlay }: BackendContext): BackendPlan {
+export function planAlloc(context: BackendContext): BackendPlan {
+  const { underlay } = context
   return {
     leaseType: '',
     overlayMtu: underlay.mtu - OVERHEAD.alloc,
-    start: () => Promise.resolve(new AllocBackend(underlay.device)),
+    start: async () => {
+      await endLeftPath(context)
+      return new AllocBackend(underlay.device)
+    },
   }
 }
 

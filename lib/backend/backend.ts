@@ -23,7 +23,7 @@ export interface BackendContext {
   readonly underlay: Underlay
   /** Where what must outlive a reboot is kept; exists. */
   readonly stateDir: string
-  /** Where sockets are; exists, of this etcd prefix and Network alone. */
+  /** Where sockets are; exists, of this etcd prefix alone. */
   readonly runDir: string
   readonly verify: 'strict' | 'inner' | 'off'
   readonly clock: Clock

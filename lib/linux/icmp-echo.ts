@@ -91,7 +91,7 @@ async function loadRawSocket(): Promise<RawModule> {
     return module.default
   } catch (cause) {
     throw new Error(
-      'the optional package raw-socket is not installed (it needs python3, make and g++ when npm installs it)',
+      'the optional package raw-socket is not installed or not compiled (npm run build compiles it where python3, make and g++ are)',
       { cause },
     )
   }

@@ -5,7 +5,15 @@
  */
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -307,6 +315,19 @@ await inOwnNetwork(t, import.meta.url, async () => {
     t.equal(await daemon.stop(), 0)
   })
 
+  t.test('whoever waits for an etcd that does not answer can be stopped', async t => {
+    // Packets to this address go out, and nothing comes back.
+    const silent = '--etcd-endpoints=http://192.0.2.77:2379'
+    const daemon = start(t, commandLine('/bi-silent', [silent]))
+    ip('neigh replace 192.0.2.77 lladdr 02:00:00:00:00:77 dev eth0')
+    await daemon.says(/waiting/)
+
+    const begin = performance.now()
+    t.equal(await daemon.stop(), 0)
+    const tookMs = performance.now() - begin
+    t.ok(tookMs < 10_000, `not held up by a connection (${tookMs.toFixed(0)} ms)`)
+  })
+
   t.test(
     'a subnet file that cannot be written is told, and written once it can be',
     async t => {
@@ -343,5 +364,38 @@ await inOwnNetwork(t, import.meta.url, async () => {
       `FATAL another flanneld with --etcd-prefix ${prefix} runs on this host; give this one a prefix or a --run-dir of its own`,
     ])
     t.ok(first.isRunning)
+  })
+
+  t.test('the subnet file of another daemon is not written over', async t => {
+    const [one, other] = [await newPrefix(), await newPrefix()]
+    const first = start(t, commandLine(one))
+    await first.says(/waiting/)
+
+    const file = `--subnet-file=${directory}/./${one.slice(1)}.env`
+    const second = start(t, commandLine(other, [file]))
+    t.equal(await second.ended(), 1)
+    t.match(second.lines.at(-1), /another flanneld on this host writes \S+\.env; give/)
+  })
+
+  t.test('everybody may read the subnet file, and nobody the rest', async t => {
+    const config = network('10.5.0.0/16', { Type: 'alloc' })
+    const places = ['--state-dir', '--run-dir'].map(
+      flag => `${flag}=${directory}/m${flag}`,
+    )
+    const file = `${directory}/m--run-dir/subnet.env`
+    const args = commandLine(await newPrefix(config), [
+      ...places,
+      `--subnet-file=${file}`,
+    ])
+    const daemon = start(t, args, ['sh', '-c', 'umask 077; exec "$0" "$@"'])
+    await daemon.says(/subnet file written/)
+
+    const mode = (path: string): number => statSync(join(directory, path)).mode & 0o777
+    t.equal(mode('m--run-dir'), 0o755)
+    t.equal(mode('m--run-dir/subnet.env'), 0o644)
+    const [scope = ''] = readdirSync(join(directory, 'm--state-dir'))
+    t.equal(mode(`m--state-dir/${scope}`), 0o700)
+    t.equal(mode(`m--run-dir/${scope}`), 0o700)
+    t.equal(mode(`m--run-dir/${scope}/status.sock`), 0o600)
   })
 })

@@ -146,6 +146,29 @@ t.test('a changed configuration is pending until it is applied', async t => {
   t.equal(await subnetOf(one.daemon), subnets[0], 'the subnet stays')
 })
 
+t.test('another Network is taken up too, and nothing of the old one stays', async t => {
+  const network = '10.6.0.0/16'
+  const wanted = JSON.stringify({ Network: network })
+  const set = await flannelctl(one, ['config', 'set', '--force', wanted])
+  t.equal(set.exitCode, 0, set.stderr)
+
+  for (const host of [one, two]) await flannelctl(host, ['config', 'apply'])
+
+  await happens('both are ready with it', async () => {
+    const all = await Promise.all([one, two].map(host => flannelctl(host, ['status'])))
+    return all.every(
+      ({ exitCode, stdout }) => exitCode === 0 && stdout.includes(`network  ${network}`),
+    )
+  })
+  const routes = await one.run(['ip', 'route', 'show', 'dev', 'flannel0'])
+  t.match(routes, /^10\.6\.0\.0\/16 /)
+  t.notMatch(routes, '10.5.')
+  const rules = await one.run(['iptables', '-S', 'FLANNEL-FWD'])
+  t.match(rules, '-d 10.6.0.0/16')
+  t.notMatch(rules, '10.5.0.0/16')
+  t.equal((await flannelctl(one, ['routes'])).exitCode, 0)
+})
+
 t.test('an unknown command, flag or argument is a usage error', async t => {
   t.match(await flannelctl(one, ['leses']), {
     exitCode: 2,

@@ -13,6 +13,7 @@ import { openUdpSocket } from '../../linux/udp-socket.js'
 import { listenUnix } from '../../linux/unix-socket.js'
 import type { Clock } from '../../subnet/clock.js'
 import { formatAddress, formatPrefix } from '../../subnet/prefix.js'
+import type { BackendContext } from '../backend.js'
 import { BackendError } from '../errors.js'
 import type { UdpContext } from '../udp.js'
 import { PATH_TITLE } from './path-title.js'
@@ -71,7 +72,7 @@ export async function openPathProcess(context: UdpContext): Promise<PathProcess>
   return path
 }
 
-function socketPath({ runDir }: UdpContext): string {
+function socketPath({ runDir }: Pick<BackendContext, 'runDir'>): string {
   return `${runDir}/path.sock`
 }
 
@@ -83,6 +84,23 @@ function purposeOf(context: UdpContext, device: string): Purpose {
     subnet: formatPrefix(subnet),
     listen: `${formatAddress(address)}:${port}`,
     slotSize: Math.max(MIN_SLOT, Math.ceil(overlayMtu / 64) * 64 + 64),
+  }
+}
+
+/** Ends the path that a daemon with the udp backend left running, for the sake of another backend. */
+export async function endLeftPath(context: BackendContext): Promise<void> {
+  const client = await PathClient.connect(socketPath(context))
+  if (client === undefined) return
+  try {
+    const { pid } = await client.hello()
+    context.log.info({ pid }, 'ending the packet path of the udp backend')
+    await client.stop()
+    await endPath(pid, context.clock)
+  } catch (error) {
+    if (!(error instanceof BackendError)) throw error
+    context.log.warn({ reason: error.message }, 'a packet path does not answer')
+  } finally {
+    client.close()
   }
 }
 
@@ -111,6 +129,7 @@ async function findRunning(context: UdpContext): Promise<PathProcess | undefined
       'ending a packet path of another purpose',
     )
     await client.stop()
+    await endPath(hello.pid, context.clock)
   } catch (error) {
     if (!(error instanceof BackendError)) throw error
     client.close()

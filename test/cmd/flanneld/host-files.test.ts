@@ -81,8 +81,8 @@ t.test(
       bad: 'FLANNEL_SUBNET=10.5.72.1\n',
       directory: {},
     })
-    const subnet = await readPreviousSubnetEnv(join(directory, 'good'), silent)
-    t.equal(subnet && formatSubnet(subnet), '10.5.72.0/24')
+    const former = await readPreviousSubnetEnv(join(directory, 'good'), silent)
+    t.equal(former && formatSubnet(former.subnet), '10.5.72.0/24')
     t.equal(await readPreviousSubnetEnv(join(directory, 'bad'), silent), undefined)
     t.equal(await readPreviousSubnetEnv(join(directory, 'none'), silent), undefined)
     const { log, messages } = collectLog()
