@@ -85,7 +85,6 @@ const FAILURES: readonly (readonly [
   string | ((target: CallTarget) => string),
 ])[] = [
   [/ECONNREFUSED/, 'connection refused'],
-  [/Connection dropped|ECONNRESET|EPIPE/, 'the connection broke'],
   [/EHOSTUNREACH|ENETUNREACH/, 'no route to it'],
   [/Name resolution failed/, 'its name cannot be resolved'],
   [
@@ -107,6 +106,7 @@ const FAILURES: readonly (readonly [
     'no TLS with it; if it speaks none, http:// is right',
   ],
   [/Failed to connect/, 'it hung up; if it speaks TLS, https:// is right'],
+  [/Connection dropped|ECONNRESET|EPIPE/, 'the connection broke'],
   [/no leader/, 'it is cut off from the other members (no leader)'],
   [/request timed out/, 'it cannot reach the other members (request timed out)'],
 ]

@@ -86,6 +86,7 @@ t.test('a host is ordered to move, and containers find it there', async t => {
   const moved = await flannelctl(one, ['lease', 'move', before, to])
 
   t.match(moved, { exitCode: 0, stdout: new RegExp(`it holds ${to} now`) })
+  await two.daemon.ready()
   t.equal(await subnetOf(two.daemon), to)
   await reconnect(two)
   t.ok(await reaches(one, two))
