@@ -2,6 +2,9 @@ import { cleanPrefix } from '../../lib/subnet/subnet-key.js'
 import { UsageError } from '../flanneld/parse-flags.js'
 import { COMMON_FLAGS, EXIT, defineCommand, printJson } from './command.js'
 
+/** Where the password is if nobody says. */
+const DEFAULT_PASSWORD_FILE = '/etc/flannel/etcd-password'
+
 /** What is safe in a line that somebody pastes into a shell. */
 const NAME = /^[A-Za-z0-9._-]+$/
 
@@ -10,15 +13,17 @@ export const etcdRoleCommand = defineCommand({
 flannelctl etcd-role [ROLE]
 
 Prints the etcdctl lines that make a role (flannel, unless named) with what a
-daemon needs and no more, and a user who has it. They are printed, not run.
+daemon needs and no more, and a user who has it. They are printed, not run; they
+read the user's password from the file that the daemon reads it from.
 
-  flannelctl etcd-role | sh
-  flannelctl etcd-role flannel-blue --etcd-prefix=/blue/network`,
+  flannelctl etcd-role --etcd-password-file=/etc/flannel/etcd-password
+  flannelctl etcd-role flannel-blue --etcd-prefix=/blue/network | sh`,
   flags: COMMON_FLAGS,
   run: async (flags, [role = 'flannel', ...rest]) => {
     if (rest.length > 0 || !NAME.test(role))
       throw new UsageError('etcd-role takes one name of letters, digits, dots, _ and -')
-    const lines = roleLines(cleanPrefix(flags['etcd-prefix']), role)
+    const file = flags['etcd-password-file'] || DEFAULT_PASSWORD_FILE
+    const lines = roleLines(cleanPrefix(flags['etcd-prefix']), role, file)
     if (flags.json) printJson({ lines })
     else process.stdout.write(lines.map(line => `${line}\n`).join(''))
     return await Promise.resolve(EXIT.ok)
@@ -30,17 +35,21 @@ daemon needs and no more, and a user who has it. They are printed, not run.
  * prefix, and writes its lease, the claims of dual stack, the mark of who held a
  * subnet last, and its answer to an order.
  */
-function roleLines(prefix: string, role: string): string[] {
-  const quoted = `'${prefix.replaceAll("'", String.raw`'\''`)}`
+function roleLines(prefix: string, role: string, passwordFile: string): string[] {
   const grant = (kind: string, folder: string): string =>
-    `etcdctl role grant-permission ${role} --prefix=true ${kind} ${quoted}/${folder}'`
+    `etcdctl role grant-permission ${role} --prefix=true ${kind} ${quote(`${prefix}/${folder}`)}`
   return [
     `etcdctl role add ${role}`,
     grant('read', ''),
     ...['subnets/', 'claims/', 'last-holders/', 'orders/'].map(folder =>
       grant('readwrite', folder),
     ),
-    `etcdctl user add ${role}`,
+    `etcdctl user add ${role} --interactive=false < ${quote(passwordFile)}`,
     `etcdctl user grant-role ${role} ${role}`,
   ]
+}
+
+/** One word for a shell, whatever is in it. */
+function quote(text: string): string {
+  return `'${text.replaceAll("'", String.raw`'\''`)}'`
 }

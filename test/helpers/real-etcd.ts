@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { type AddressInfo, createServer } from 'node:net'
@@ -61,7 +61,7 @@ export class RealEtcd {
     const { tls, flags = [] } = this.#options
     const options = [
       ['--name', 'test'],
-      ['--data-dir', join(this.#directory, 'data')],
+      ['--data-dir', this.#data],
       ['--listen-client-urls', this.endpoint],
       ['--advertise-client-urls', this.endpoint],
       ['--listen-peer-urls', peer],
@@ -125,13 +125,40 @@ export class RealEtcd {
   /** Kills it and takes its data away. */
   async wipe(): Promise<void> {
     await this.kill()
-    await rm(join(this.#directory, 'data'), { recursive: true, force: true })
+    await rm(this.#data, { recursive: true, force: true })
+  }
+
+  /** Everything it holds, in a file as `etcdctl snapshot save` makes it. */
+  backup(): string {
+    const file = join(this.#directory, `backup-${Date.now()}`)
+    etcdctl(`--endpoints=${this.endpoint}`, 'snapshot', 'save', file)
+    return file
+  }
+
+  /** Goes back to a backup, as an operator does it, and runs again. */
+  async restore(file: string): Promise<void> {
+    await this.wipe()
+    const peer = `http://127.0.0.1:${this.#peerPort}`
+    etcdctl(
+      ...['snapshot', 'restore', file, '--name=test', `--initial-cluster=test=${peer}`],
+      ...[`--initial-advertise-peer-urls=${peer}`, `--data-dir=${this.#data}`],
+    )
+    await this.start()
+  }
+
+  get #data(): string {
+    return join(this.#directory, 'data')
   }
 
   async close(): Promise<void> {
     await this.kill()
     await rm(this.#directory, { recursive: true, force: true })
   }
+}
+
+function etcdctl(...args: readonly string[]): void {
+  const env = { PATH: process.env['PATH'], ETCDCTL_API: '3' }
+  execFileSync('etcdctl', args, { env, stdio: 'pipe' })
 }
 
 /** A port that nobody listens on at this moment. */
