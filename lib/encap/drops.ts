@@ -15,6 +15,8 @@ export const Drop = {
   wrongSource: 9,
   wrongDestination: 10,
   writeFailed: 11,
+  // From the TUN, a container with an address that this host had once.
+  foreignSource: 12,
 } as const
 
 export type DropReason = keyof typeof Drop

@@ -13,7 +13,8 @@ import {
 /**
  * Decides where a packet that the kernel wrote to the TUN goes. Only reads it:
  * the kernels on both sides count the hop, so flannel's wire format is the
- * packet as it is. Returns the next hop's number or the negated drop reason;
+ * packet as it is. An address of another host's subnet is not ours to send from:
+ * remotes would drop the packet, or, stock flannel, take it. Returns the next hop's number or the negated drop reason;
  * allocates nothing.
  */
 export function routeOutbound(
@@ -24,6 +25,7 @@ export function routeOutbound(
 ): number {
   if (length < IPV4_HEADER) return -Drop.tooShort
   if (slab[start]! >>> 4 !== 4) return -Drop.notIpv4
+  if (table.isForeign(readUint32(slab, start + SOURCE))) return -Drop.foreignSource
   return table.lookup(readUint32(slab, start + DESTINATION))
 }
 

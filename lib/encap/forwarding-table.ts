@@ -132,6 +132,15 @@ export class ForwardingTable {
     return false
   }
 
+  /** Whether an address is of the network, but not of our subnet; never when sources are not verified. */
+  isForeign(address: number): boolean {
+    return (
+      this.verify !== Verify.off &&
+      (address & this.#mask) >>> 0 === this.#network &&
+      (address & this.ownMask) >>> 0 !== this.ownSubnet
+    )
+  }
+
   /** True when any remote may send from `outer`. Linear: only for explaining a drop. */
   isKnownSender(outer: number): boolean {
     return (

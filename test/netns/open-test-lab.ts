@@ -24,8 +24,9 @@ export async function openTestLab(
 export async function happens(
   what: string,
   check: () => Promise<boolean> | boolean,
+  deadlineMs = DEADLINE_MS,
 ): Promise<void> {
-  await until(what, DEADLINE_MS, async () => ((await check()) ? true : undefined))
+  await until(what, deadlineMs, async () => ((await check()) ? true : undefined))
 }
 
 /** Steady traffic from one host's container to another's, flowing when this resolves. */

@@ -48,6 +48,21 @@ export function referenceInbound(
   return state.verify === 'off' ? 0 : hop!
 }
 
+/** What becomes of a packet from the TUN: the hop's index or why it is dropped. */
+export function referenceOutbound(
+  state: ForwardingState,
+  packet: Uint8Array,
+): number | DropReason {
+  if (packet.length < 20) return 'tooShort'
+  const view = new DataView(packet.buffer, packet.byteOffset, packet.length)
+  if (view.getUint8(0) >> 4 !== 4) return 'notIpv4'
+  const source = view.getUint32(12)
+  const isOfNetwork = isIn(source, state.network, state.networkLength)
+  const isOurs = isIn(source, state.subnet, state.subnetLength)
+  if (state.verify !== 'off' && isOfNetwork && !isOurs) return 'foreignSource'
+  return referenceLookup(state, view.getUint32(16)) ?? 'noRoute'
+}
+
 function sends({ address, sources }: NextHop, outer: number): boolean {
   return address === outer || (outer !== 0 && sources.slice(0, 4).includes(outer))
 }

@@ -51,6 +51,8 @@ export interface LabHostOptions {
   /** The lab's directory. */
   readonly directory: string
   readonly outlive: boolean
+  /** Of its daemons. */
+  readonly flags: readonly string[]
 }
 
 export class LabHost extends LabNode {
@@ -94,10 +96,10 @@ export class LabHost extends LabNode {
   openDaemon(
     options: Pick<LabDaemonOptions, 'etcdPrefix' | 'subnetFile' | 'flags'> = {},
   ): LabDaemon {
-    const { outlive } = this.#options
+    const { outlive, flags } = this.#options
     const { namespace } = this
     const directory = this.#directory
-    const daemon = new LabDaemon({ namespace, directory, outlive, ...options })
+    const daemon = new LabDaemon({ namespace, directory, outlive, flags, ...options })
     this.#daemons.push(daemon)
     return daemon
   }

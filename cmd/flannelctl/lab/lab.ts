@@ -34,6 +34,8 @@ export interface LabOptions {
   readonly hosts?: number
   readonly network?: string
   readonly runDir?: string
+  /** Of the daemons, besides the usual. */
+  readonly flags?: readonly string[]
   /** `up` leaves the lab running when this process ends. */
   readonly kind?: LabRecord['kind']
   readonly signal?: AbortSignal
@@ -51,6 +53,7 @@ export class Lab {
   readonly hosts: LabHost[] = []
   readonly #place: LabPlace
   readonly #kind: LabRecord['kind']
+  readonly #flags: readonly string[]
   readonly #signal: AbortSignal | undefined
   readonly #lock: FileLock
 
@@ -60,6 +63,7 @@ export class Lab {
     this.#place = place
     this.#lock = lock
     this.#kind = options.kind ?? 'run'
+    this.#flags = options.flags ?? []
     this.#signal = options.signal
     this.etcd = new LabEtcd({
       namespace: underlayNamespace(place.name),
@@ -121,6 +125,7 @@ export class Lab {
       number,
       directory,
       outlive: this.#kind === 'up',
+      flags: this.#flags,
     })
     this.hosts.push(host)
     return host

@@ -11,7 +11,7 @@ import {
 } from '../../../lib/encap/forwarding-table.js'
 import { type PacketFields, ip, ipv4Packet, resum } from '../../helpers/packets.js'
 import { fc, holds } from '../../helpers/property.js'
-import { referenceInbound, referenceLookup } from '../../reference/forwarding.js'
+import { referenceInbound, referenceOutbound } from '../../reference/forwarding.js'
 
 /** This host has 10.5.72.0/24; two remotes, the first of them behind NAT. */
 const STATE: ForwardingState = {
@@ -79,6 +79,15 @@ t.test('a packet from the TUN that nobody can take is dropped with the reason', 
   t.equal(route(packet.subarray(0, 19)), 'tooShort')
   t.equal(route(new Uint8Array(0)), 'tooShort')
   t.equal(route(changed(bytes => (bytes[0] = 0x65))), 'notIpv4')
+  t.end()
+})
+
+t.test("nothing is sent from an address of another host's subnet", t => {
+  const from = (source: string): string =>
+    route(ipv4Packet({ source, destination: '10.5.1.9' }))
+  t.equal(from('10.5.2.9'), 'foreignSource')
+  t.equal(from('10.5.73.1'), 'foreignSource', 'a subnet that we had once, perhaps')
+  t.equal(from('192.168.0.9'), 'to 0', 'what is routed through us is for others to judge')
   t.end()
 })
 
@@ -244,11 +253,11 @@ t.test('a route from the TUN equals a linear scan on any bytes', async t => {
   await holds(
     t,
     fc.property(fc.oneof(datagram, fc.uint8Array({ maxLength: 30 })), bytes => {
-      const verdict = routeOutbound(bytes, 0, bytes.length, tableWith())
-      if (bytes.length < 20) return verdict === -Drop.tooShort
-      if (bytes[0]! >> 4 !== 4) return verdict === -Drop.notIpv4
-      const view = new DataView(bytes.buffer, bytes.byteOffset)
-      return verdict === (referenceLookup(STATE, view.getUint32(16)) ?? -Drop.noRoute)
+      return VERIFY_MODES.every(verify => {
+        const verdict = routeOutbound(bytes, 0, bytes.length, tableWith(verify))
+        const expected = referenceOutbound({ ...STATE, verify }, bytes)
+        return (verdict < 0 ? DROP_REASONS[-verdict] : verdict) === expected
+      })
     }),
     { numRuns: 5000 },
   )
