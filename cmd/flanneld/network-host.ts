@@ -1,5 +1,5 @@
 import type { Backend, Remote } from '../../lib/backend/backend.js'
-import { selectRemotes } from '../../lib/backend/remotes.js'
+import { RemoteSelector } from '../../lib/backend/remotes.js'
 import { type Host, type Tenure, TenureEnd } from '../../lib/subnet/host-lease.js'
 import { runAll } from '../../lib/subnet/loops.js'
 import { formatPrefix } from '../../lib/subnet/prefix.js'
@@ -56,7 +56,9 @@ export class NetworkHost implements Host {
     try {
       await backend.permit(tenure.permit.until)
       const serving = { ...this.#prepared, subnet, backend, tenure }
-      const choose = (): readonly Remote[] => this.#chooseRemotes(serving)
+      const own = tenure.keeper.held
+      const selector = new RemoteSelector(own, serving.config, plan.leaseType)
+      const choose = (): readonly Remote[] => this.#chooseRemotes(tenure, selector)
       const sync = new RemoteSync({ backend, choose, clock, log })
       await this.#run({ ...serving, sync }, signal)
     } finally {
@@ -149,15 +151,9 @@ export class NetworkHost implements Host {
   }
 
   /** Turns what the registry says into the list of remotes, and says what it cannot use. */
-  #chooseRemotes({ tenure, config, plan }: Omit<Serving, 'sync'>): readonly Remote[] {
+  #chooseRemotes({ view }: Tenure, selector: RemoteSelector): readonly Remote[] {
     const { state, log } = this.#context
-    const { view, keeper } = tenure
-    const { remotes, rejected } = selectRemotes(
-      view.table.records(),
-      keeper.held,
-      config,
-      plan.leaseType,
-    )
+    const { remotes, rejected } = selector.select(view.table.records())
     const said = new Set(state.ignoredRecords.map(({ key, why }) => `${key} ${why}`))
     const ignored = [...rejected, ...view.table.bad()]
     for (const { key, why } of ignored) {

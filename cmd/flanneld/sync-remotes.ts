@@ -28,7 +28,7 @@ export class RemoteSync {
   /** Empty until the leases are known: what a former daemon applied stands until then. */
   #applied: readonly Remote[] = []
   #isAwake = false
-  #known: ReadonlyMap<string, string> = new Map()
+  #known: ReadonlySet<Remote> = new Set()
   #wake = new AbortController()
   /** Why the backend could not apply the list; undefined when it could. */
   trouble: string | undefined
@@ -48,21 +48,26 @@ export class RemoteSync {
     this.#wake.abort()
   }
 
+  /** Says who came, went or moved. A remote that has not changed is the same object. */
   #logDifference(remotes: readonly Remote[]): void {
-    const known = new Map(
-      remotes.map(remote => [formatSubnet(remote.subnet), describe(remote)]),
+    const { log } = this.#options
+    const before = this.#known
+    this.#known = new Set(remotes)
+    const gone = new Map(
+      [...before]
+        .filter(remote => !this.#known.has(remote))
+        .map(remote => [formatSubnet(remote.subnet), describe(remote)]),
     )
-    for (const [subnet, publicIp] of known) {
-      const before = this.#known.get(subnet)
-      if (before === undefined)
-        this.#options.log.info({ subnet, publicIp }, 'remote joined')
-      else if (before !== publicIp)
-        this.#options.log.info({ subnet, publicIp, before }, 'remote moved')
+    for (const remote of remotes) {
+      if (before.has(remote)) continue
+      const subnet = formatSubnet(remote.subnet)
+      const [publicIp, former] = [describe(remote), gone.get(subnet)]
+      gone.delete(subnet)
+      if (former === undefined) log.info({ subnet, publicIp }, 'remote joined')
+      else if (former !== publicIp)
+        log.info({ subnet, publicIp, before: former }, 'remote moved')
     }
-    for (const [subnet, publicIp] of this.#known) {
-      if (!known.has(subnet)) this.#options.log.info({ subnet, publicIp }, 'remote left')
-    }
-    this.#known = known
+    for (const [subnet, publicIp] of gone) log.info({ subnet, publicIp }, 'remote left')
   }
 
   async run(signal: AbortSignal): Promise<void> {

@@ -16,26 +16,54 @@ export interface RemoteSelection {
 
 /**
  * The remotes among the subnet records: everybody's but ours, if they are there,
- * speak our backend and their subnet may be routed. What a record claims is not trusted:
- * one outside the network or over our own subnet changes nothing here.
+ * speak our backend and their subnet may be routed. What a record claims is not
+ * trusted: one outside the network or over our own subnet changes nothing here.
+ *
+ * A record is judged once. It is the same remote each time it is selected, so
+ * that of ten thousand only those need a look that have changed.
  */
-export function selectRemotes(
-  records: readonly SubnetRecord[],
-  own: { readonly key: string; readonly subnet: Subnet },
-  config: NetworkConfig,
-  leaseType: string,
-): RemoteSelection {
-  const remotes: Remote[] = []
-  const rejected: { key: string; why: string }[] = []
-  for (const record of records) {
-    const { publicIp, publicIpv6 } = record.holder
-    const isThere = publicIp !== undefined || publicIpv6 !== undefined
-    if (record.key === own.key || !isThere) continue
-    const why = reject(record, own.subnet, config, leaseType)
-    if (why === undefined) remotes.push({ subnet: record.subnet, holder: record.holder })
-    else rejected.push({ key: record.key, why })
+export class RemoteSelector {
+  readonly #own: { readonly key: string; readonly subnet: Subnet }
+  readonly #config: NetworkConfig
+  readonly #leaseType: string
+  /** A remote, why it is none, or undefined for what is nobody's business. */
+  readonly #verdicts = new WeakMap<SubnetRecord, Remote | string | undefined>()
+
+  constructor(
+    own: { readonly key: string; readonly subnet: Subnet },
+    config: NetworkConfig,
+    leaseType: string,
+  ) {
+    this.#own = own
+    this.#config = config
+    this.#leaseType = leaseType
   }
-  return { remotes, rejected }
+
+  select(records: readonly SubnetRecord[]): RemoteSelection {
+    const remotes: Remote[] = []
+    const rejected: { key: string; why: string }[] = []
+    for (const record of records) {
+      const verdict = this.#judge(record)
+      if (typeof verdict === 'object') remotes.push(verdict)
+      else if (verdict !== undefined) rejected.push({ key: record.key, why: verdict })
+    }
+    return { remotes, rejected }
+  }
+
+  #judge(record: SubnetRecord): Remote | string | undefined {
+    if (this.#verdicts.has(record)) return this.#verdicts.get(record)
+    const { key, subnet, holder } = record
+    const isThere = holder.publicIp !== undefined || holder.publicIpv6 !== undefined
+    const verdict =
+      key === this.#own.key || !isThere
+        ? undefined
+        : (reject(record, this.#own.subnet, this.#config, this.#leaseType) ?? {
+            subnet,
+            holder,
+          })
+    this.#verdicts.set(record, verdict)
+    return verdict
+  }
 }
 
 function reject(

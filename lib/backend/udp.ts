@@ -100,6 +100,8 @@ export interface UdpContext extends BackendContext {
 class UdpBackend implements Backend {
   readonly #context: UdpContext
   readonly #path: PathProcess
+  /** One or none for each remote, made once: there may be ten thousand. */
+  readonly #hops = new WeakMap<Remote, readonly NextHop[]>()
 
   private constructor(context: UdpContext, path: PathProcess) {
     this.#context = context
@@ -175,8 +177,17 @@ class UdpBackend implements Backend {
       subnet: toUint32(subnet.network),
       subnetLength: subnet.length,
       verify,
-      hops: remotes.flatMap(remote => toNextHop(remote, port)),
+      hops: remotes.flatMap(remote => this.#nextHopOf(remote, port)),
     }
+  }
+
+  #nextHopOf(remote: Remote, port: number): readonly NextHop[] {
+    let hops = this.#hops.get(remote)
+    if (hops === undefined) {
+      hops = toNextHop(remote, port)
+      this.#hops.set(remote, hops)
+    }
+    return hops
   }
 
   async permit(untilMs: number): Promise<void> {

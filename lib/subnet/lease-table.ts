@@ -130,6 +130,12 @@ export class LeaseTable {
   }
 
   #put(entry: Entry): void {
+    const known = this.#records.get(entry.key)
+    if (known !== undefined && isUnchanged(known, entry)) {
+      this.#bad.delete(entry.key)
+      this.#orphans.delete(entry.key)
+      return
+    }
     try {
       const record = parseSubnetRecord(entry)
       this.#records.set(entry.key, record)
@@ -194,6 +200,16 @@ export class LeaseTable {
   bad(): BadRecord[] {
     return Array.from(this.#bad, ([key, why]) => ({ key, why }))
   }
+}
+
+/** Whether the entry is the one that the record was read from: then it is not read again. */
+function isUnchanged(record: SubnetRecord, entry: Entry): boolean {
+  return (
+    record.kind === 'lease' &&
+    record.leaseId === entry.leaseId &&
+    record.modRevision === entry.modRevision &&
+    record.createRevision === entry.createRevision
+  )
 }
 
 function tryParse(entry: Entry): SubnetRecord | undefined {

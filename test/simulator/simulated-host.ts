@@ -1,5 +1,5 @@
 import type { Remote } from '../../lib/backend/backend.js'
-import { selectRemotes } from '../../lib/backend/remotes.js'
+import { RemoteSelector } from '../../lib/backend/remotes.js'
 import { RemoteSync } from '../../cmd/flanneld/sync-remotes.js'
 import type { HeldLease } from '../../lib/subnet/acquire-lease.js'
 import { SubnetError } from '../../lib/subnet/errors.js'
@@ -320,6 +320,7 @@ export class SimulatedHost {
     const path = this.#openPath(subnet)
     path.permitUntil = permit.until
     const config = parseNetworkConfig(configText)
+    const selector = new RemoteSelector(keeper.held, config, '')
     const sync = new RemoteSync({
       backend: {
         apply: remotes => {
@@ -327,7 +328,7 @@ export class SimulatedHost {
           return Promise.resolve()
         },
       },
-      choose: () => selectRemotes(view.table.records(), keeper.held, config, '').remotes,
+      choose: () => selector.select(view.table.records()).remotes,
       clock: this.clock,
       log: silent,
     })

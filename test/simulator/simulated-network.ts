@@ -1,5 +1,5 @@
 import type { Remote } from '../../lib/backend/backend.js'
-import { selectRemotes } from '../../lib/backend/remotes.js'
+import { RemoteSelector } from '../../lib/backend/remotes.js'
 import type { HeldLease } from '../../lib/subnet/acquire-lease.js'
 import {
   type NetworkConfig,
@@ -453,7 +453,7 @@ export class SimulatedNetwork {
   ): readonly Remote[] {
     let wanted = this.#wanted.get(host)
     if (wanted?.records !== records || wanted.key !== held.key) {
-      const { remotes } = selectRemotes(records, held, this.config, '')
+      const { remotes } = new RemoteSelector(held, this.config, '').select(records)
       wanted = { records, key: held.key, remotes }
       this.#wanted.set(host, wanted)
     }

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { selectRemotes } from '../../../lib/backend/remotes.js'
+import { RemoteSelector } from '../../../lib/backend/remotes.js'
 import { parseNetworkConfig } from '../../../lib/subnet/network-config.js'
 import { formatSubnet, parseSubnetKey } from '../../../lib/subnet/subnet-key.js'
 import {
@@ -25,7 +25,7 @@ const OWN = {
 
 /** What is taken, and why the rest is not. */
 function select(records: readonly SubnetRecord[], leaseType = ''): string[] {
-  const { remotes, rejected } = selectRemotes(records, OWN, CONFIG, leaseType)
+  const { remotes, rejected } = new RemoteSelector(OWN, CONFIG, leaseType).select(records)
   return [
     ...remotes.map(remote => formatSubnet(remote.subnet)),
     ...rejected.map(({ why }) => why),
@@ -62,6 +62,23 @@ t.test(
     t.end()
   },
 )
+
+t.test('a record that has not changed is the same remote, whatever else has', t => {
+  const selector = new RemoteSelector(OWN, CONFIG, '')
+  const [one, two] = [record('10.5.1.0-24'), record('10.5.2.0-24')]
+
+  const [first] = selector.select([one]).remotes
+  const later = selector.select([two, one]).remotes
+
+  t.equal(later[1], first)
+  t.equal(selector.select([record('10.5.1.0-24')]).remotes.includes(first!), false)
+  t.end()
+})
+
+t.test('a subnet that is kept for a host that is not there is nothing to tell', t => {
+  t.strictSame(select([record('10.5.1.0-24', { PublicIP: '0.0.0.0', HostID: 'x' })]), [])
+  t.end()
+})
 
 t.test('a record of another backend is told with both types', t => {
   const vxlan = record('10.5.1.0-24', { PublicIP: '192.0.2.9', BackendType: 'vxlan' })
