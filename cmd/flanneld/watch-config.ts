@@ -1,4 +1,9 @@
+import { SubnetError } from '../../lib/subnet/errors.js'
 import { followPrefix } from '../../lib/subnet/follow-prefix.js'
+import {
+  formatNetworkConfig,
+  parseNetworkConfig,
+} from '../../lib/subnet/network-config.js'
 import type { Entry } from '../../lib/subnet/registry.js'
 import { configKey } from '../../lib/subnet/subnet-key.js'
 import type { DaemonContext } from './daemon.js'
@@ -17,9 +22,7 @@ export async function watchConfig(
     const note =
       entry === undefined
         ? `${key} is gone from etcd; this host goes on with the configuration that it has`
-        : entry.value.trim() === inUse.trim()
-          ? undefined
-          : 'the stored network configuration has changed; it takes effect with flannelctl config apply, or at a restart'
+        : describeDifference(entry.value, inUse)
     if (note !== undefined) log.warn({ reason: note }, 'network configuration')
     state.note('config', note)
   }
@@ -41,4 +44,22 @@ export async function watchConfig(
     },
     signal,
   )
+}
+
+/** Undefined when both come to the same, however they are written. */
+function describeDifference(stored: string, inUse: string): string | undefined {
+  const [wanted, present] = [stored, inUse].map(meaningOf)
+  if (wanted === present) return undefined
+  if (wanted instanceof SubnetError)
+    return `${wanted.message}; this host goes on with the configuration that it has, and would not start with that one`
+  return 'the stored network configuration has changed; it takes effect with flannelctl config apply, or at a restart'
+}
+
+function meaningOf(text: string): string | SubnetError {
+  try {
+    return formatNetworkConfig(parseNetworkConfig(text))
+  } catch (error) {
+    if (error instanceof SubnetError) return error
+    throw error
+  }
 }

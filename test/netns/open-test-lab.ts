@@ -34,10 +34,15 @@ export async function startTraffic(from: LabHost, to: LabHost): Promise<RunningP
   const [first] = await from.container.ping([to.container.address])
   if (first?.received !== 1)
     throw new Error(`${from.name} does not reach ${to.name}: ${JSON.stringify(first)}`)
-  return startPing(from.container.namespace, [to.container.address], {
+  const received = async (): Promise<number> =>
+    (await pathOf(to.daemon)).traffic['receivedPackets'] ?? 0
+  const before = await received()
+  const traffic = startPing(from.container.namespace, [to.container.address], {
     count: 1_000_000,
     intervalMs: 5,
   })
+  await happens('packets flow', async () => (await received()) > before + 10)
+  return traffic
 }
 
 /** Ends the traffic and says how many packets it sent and how many were lost. */
