@@ -4,6 +4,7 @@ import { BackendError } from '../../lib/backend/errors.js'
 import { LeaseTable } from '../../lib/subnet/lease-table.js'
 import {
   type NetworkConfig,
+  familyConfig,
   formatNetworkConfig,
   isSubnetOf,
   parseNetworkConfig,
@@ -204,6 +205,11 @@ function show(config: NetworkConfig, text: string, json: boolean): void {
   process.stdout.write(`means ${JSON.stringify(effective, null, 2)}\n`)
   if (derived.length > 0) process.stdout.write('\n')
   for (const line of derived) process.stdout.write(`${line}\n`)
+  if (familyConfig(config, 4) === undefined) {
+    process.stderr.write(
+      'note: IPv6 alone: every host must run this flanneld, flannel has no such networks in etcd\n',
+    )
+  }
   if (unknownKeys.length > 0) {
     process.stderr.write(`warning: keys that mean nothing: ${unknownKeys.join(', ')}\n`)
   }

@@ -88,6 +88,7 @@ export class NetworkHost implements Host {
     state.report('lease', undefined)
     state.report('remotes', undefined)
     state.note('lease', undefined)
+    state.note('remotes', undefined)
     state.ignoredRecords = []
     state.phase = 'starting'
   }
@@ -177,6 +178,7 @@ export class NetworkHost implements Host {
           : `${left > 0 ? 'ends soon' : 'not proven any more'}: ${keeper.trouble ?? 'etcd is away'}`,
       )
       state.report('remotes', sync.trouble)
+      state.note('remotes', sync.shared.describe())
       state.report(
         'lease',
         permit.until > now

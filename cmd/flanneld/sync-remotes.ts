@@ -1,4 +1,5 @@
 import type { Logger } from 'pino'
+import { SharedAddresses } from './shared-addresses.js'
 import type { Backend, Remote } from '../../lib/backend/backend.js'
 import { BackendError } from '../../lib/backend/errors.js'
 import { Backoff, type Clock } from '../../lib/subnet/clock.js'
@@ -24,6 +25,7 @@ export interface RemoteSyncOptions {
  * apply at a time, and the list of the moment when the one before took long.
  */
 export class RemoteSync {
+  readonly shared = new SharedAddresses()
   readonly #options: RemoteSyncOptions
   /** Empty until the leases are known: what a former daemon applied stands until then. */
   #applied: readonly Remote[] = []
@@ -49,20 +51,23 @@ export class RemoteSync {
   }
 
   /** Says who came, went or moved. A remote that has not changed is the same object. */
-  #logDifference(remotes: readonly Remote[]): void {
+  #note(remotes: readonly Remote[]): void {
     const { log } = this.#options
     const before = this.#known
     this.#known = new Set(remotes)
-    const gone = new Map(
-      [...before]
-        .filter(remote => !this.#known.has(remote))
-        .map(remote => [formatSubnet(remote.subnet), describe(remote)]),
-    )
+    const gone = new Map<string, string>()
+    for (const remote of before) {
+      if (this.#known.has(remote)) continue
+      const publicIp = describe(remote)
+      gone.set(formatSubnet(remote.subnet), publicIp)
+      this.shared.delete(publicIp, remote)
+    }
     for (const remote of remotes) {
       if (before.has(remote)) continue
       const subnet = formatSubnet(remote.subnet)
       const [publicIp, former] = [describe(remote), gone.get(subnet)]
       gone.delete(subnet)
+      this.shared.add(publicIp, remote)
       if (former === undefined) log.info({ subnet, publicIp }, 'remote joined')
       else if (former !== publicIp)
         log.info({ subnet, publicIp, before: former }, 'remote moved')
@@ -94,7 +99,7 @@ export class RemoteSync {
 
   async #apply(): Promise<void> {
     const remotes = this.#options.choose()
-    this.#logDifference(remotes)
+    this.#note(remotes)
     await this.#options.backend.apply(remotes)
     this.#applied = remotes
   }

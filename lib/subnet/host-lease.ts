@@ -132,6 +132,7 @@ export class HostLease {
     this.#previous = options.previous
     this.#made = options.memory?.held
     this.view = new LeaseView(options)
+    this.view.reachable = !options.isRegistryAway
     const { memory } = options
     if (memory === undefined) return
     this.view.remember(memory.records, this.#markOf(memory.held))

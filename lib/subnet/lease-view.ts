@@ -155,6 +155,7 @@ export class LeaseView {
       this.#wake.abort()
     }
     this.listed = true
+    this.reachable = true
     this.#tell()
   }
 
