@@ -230,6 +230,7 @@ function describeCache({ configText, holder, tenure }: Serving): LeaseCache {
     permitUntil: permit.until,
     holder: formatHolder(holder),
     records: view.table.records().map(toEntry),
+    orphans: view.forgotten(),
   }
 }
 

@@ -74,7 +74,8 @@ export async function prepareNetwork(
   const stateDir = join(places.stateDir, directory)
   await makePlaces(stateDir)
   const formerEnv = await readPreviousSubnetEnv(flags['subnet-file'], log)
-  const previous = cache?.held.subnet ?? formerEnv?.subnet
+  // What containers were told of last, by whichever daemon; a reboot forgets it.
+  const previous = formerEnv?.subnet ?? cache?.held.subnet
   await checkOverlaps({ config, previous, stateDir, endpoints: context.endpoints })
   const plan = planBackend({
     config,
@@ -122,8 +123,8 @@ function recall(
 ): LeaseMemory | undefined {
   if (cache === undefined || mayBeClone || parseHolder(cache.holder).hostId !== hostId)
     return undefined
-  const { held, permitUntil, records } = cache
-  return { held, permitUntil, records }
+  const { held, permitUntil, records, orphans } = cache
+  return { held, permitUntil, records, orphans }
 }
 
 /** The addresses that others reach us by; and, behind NAT, the one that we may send from. */

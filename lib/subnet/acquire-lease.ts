@@ -21,7 +21,6 @@ import {
 } from './subnet-key.js'
 import {
   type Holder,
-  type Lease,
   type SubnetRecord,
   formatHolder,
   parseSubnetRecord,
@@ -60,6 +59,8 @@ export interface AcquireLease extends WhoWeAre {
   readonly ttlSeconds: number
   readonly clock: Clock
   readonly log: Logger
+  /** Gives up what is waited for: then the reason of the signal is thrown. */
+  readonly signal?: AbortSignal
 }
 
 /** Our own record, as we last wrote or saw it. */
@@ -87,7 +88,7 @@ export interface HeldLease {
  */
 export async function acquireLease(asked: AcquireLease): Promise<HeldLease> {
   const options = { ...asked, previous: usablePrevious(asked) }
-  const { registry, prefix, holder, clock } = options
+  const { registry, prefix, holder, clock, signal } = options
   let settled = options.settleMs === 0
   for (let round = 1; round <= MAX_ROUNDS; round++) {
     const { records, occupied } = await listRecords(options)
@@ -97,7 +98,8 @@ export async function acquireLease(asked: AcquireLease): Promise<HeldLease> {
     const own = findOwnRecord(fitting, options)
     if (own === undefined && (await giveBack(records, options))) continue
     if (own === undefined && !settled && options.previous === undefined) {
-      await clock.sleep(options.settleMs)
+      await clock.sleep(options.settleMs, signal)
+      signal?.throwIfAborted()
       settled = true
       continue
     }
@@ -110,7 +112,8 @@ export async function acquireLease(asked: AcquireLease): Promise<HeldLease> {
       })
       return held
     }
-    await clock.sleep(clock.random() * RACE_JITTER_MS)
+    await clock.sleep(clock.random() * RACE_JITTER_MS, signal)
+    signal?.throwIfAborted()
   }
   throw new SubnetError(
     'ERR_SUBNET_TAKEN',
@@ -195,7 +198,7 @@ async function reuse(
   const { registry, prefix, holder, ttlSeconds, clock, log } = options
   const { key, subnet, createRevision } = own
   const guards = [{ key, modRevision: own.modRevision }]
-  if (own.kind === 'lease') await refuseClone(own, options)
+  await refuseClone(own, options)
   if (own.holder.hostId !== holder.hostId) tellTakeover(own, log)
 
   const record = { value: formatHolder(holder), hostId: holder.hostId }
@@ -237,13 +240,18 @@ function tellTakeover({ subnet, holder }: SubnetRecord, log: Logger): void {
  * may live by it: then somebody renews that lease, and we see its time go up
  * within one interval of renewal.
  */
-async function refuseClone(own: Lease, options: AcquireLease): Promise<void> {
-  const { registry, holder, former, mayBeClone, ttlSeconds, clock, log } = options
+async function refuseClone(own: SubnetRecord, options: AcquireLease): Promise<void> {
+  const { registry, holder, former, mayBeClone, ttlSeconds, clock, log, signal } = options
   if (own.holder.hostId !== holder.hostId || sameAddresses(own.holder, holder)) return
   const isStrange = former !== undefined && !sameAddresses(own.holder, former)
   if (!mayBeClone && !isStrange) return
   const address = own.holder.publicIp ?? own.holder.publicIpv6
   const at = address ? formatAddress(address) : 'another address'
+  if (own.kind === 'reservation') {
+    // Nobody renews a reservation, so that nothing shows whether its host is alive.
+    if (mayBeClone) throw clonedBy(holder.hostId, at)
+    return
+  }
   log.warn(
     { hostId: holder.hostId, at },
     'another machine may go by our host id; waiting to see whether it is alive',
@@ -252,19 +260,24 @@ async function refuseClone(own: Lease, options: AcquireLease): Promise<void> {
   const start = clock.now()
   const first = await registry.leaseTimeToLive(own.leaseId)
   while (clock.now() - start < watchMs) {
-    await clock.sleep(CLONE_POLL_MS)
+    await clock.sleep(CLONE_POLL_MS, signal)
+    signal?.throwIfAborted()
     const { entry } = await registry.get(own.key)
     if (entry === undefined) return
     const wasWritten = entry.modRevision !== own.modRevision
     if (wasWritten && !isHeldBy(entry, own.holder)) return
     const left = wasWritten ? 0 : await registry.leaseTimeToLive(own.leaseId)
     if (wasWritten || left > first - (clock.now() - start) / 1000 + 2) {
-      throw new SubnetError(
-        'ERR_HOST_CLONED',
-        `host id ${holder.hostId} is in use by the living host at ${at}`,
-      )
+      throw clonedBy(holder.hostId, at)
     }
   }
+}
+
+function clonedBy(hostId: string, at: string): SubnetError {
+  return new SubnetError(
+    'ERR_HOST_CLONED',
+    `host id ${hostId} is in use by the host at ${at}`,
+  )
 }
 
 /** Whether the record still says that the same host has it, by its id. */

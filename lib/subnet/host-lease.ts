@@ -69,6 +69,8 @@ interface Start {
 export interface LeaseMemory extends Start {
   /** Everybody's records. */
   readonly records: readonly Entry[]
+  /** Keys of those that the registry had forgotten. */
+  readonly orphans: readonly string[]
 }
 
 /** Why a host gives up a subnet that it holds: the reason that a tenure's signal aborts with. */
@@ -135,7 +137,7 @@ export class HostLease {
     this.view.reachable = !options.isRegistryAway
     const { memory } = options
     if (memory === undefined) return
-    this.view.remember(memory.records, this.#markOf(memory.held))
+    this.view.remember(memory, this.#markOf(memory.held))
     if (options.isRegistryAway) this.#remembered = memory
   }
 
@@ -233,6 +235,7 @@ export class HostLease {
           unwanted: end?.kind === 'moved' ? this.#previous : undefined,
           believed: this.#believed(),
           settleMs: isUnsettled ? SETTLE_MS : 0,
+          signal,
         })
         log.info(
           { subnet: formatSubnet(held.subnet), hostId: this.#options.holder.hostId },
@@ -241,6 +244,7 @@ export class HostLease {
         onWait(undefined)
         return { held, permitUntil: 0 }
       } catch (error) {
+        if (hasEnded(signal)) return undefined
         if (!isWorthWaiting(error)) throw error
         if (error.message !== said)
           log.warn({ reason: error.message }, 'waiting for a subnet')
@@ -561,6 +565,11 @@ async function retry(
       await backoff.wait()
     }
   }
+}
+
+/** Asked anew: a signal may abort while something is waited for. */
+function hasEnded({ aborted }: AbortSignal): boolean {
+  return aborted
 }
 
 function isWorthWaiting(error: unknown): error is SubnetError {

@@ -115,6 +115,8 @@ export class LeaseKeeper {
         if (error.code === 'ERR_SUBNET_CONFIG' || this.#doubtedSince !== undefined)
           backoff.reset()
         await backoff.wait(AbortSignal.any([signal, this.#wake.signal]))
+        // News: what failed before may not fail now.
+        if (this.#wake.signal.aborted) backoff.reset()
         this.#rearm()
       }
     }

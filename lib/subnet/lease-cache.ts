@@ -18,6 +18,8 @@ export interface LeaseCache {
   readonly holder: string
   /** Every record, ours included. */
   readonly records: readonly Entry[]
+  /** Keys of those that the registry had forgotten. */
+  readonly orphans: readonly string[]
 }
 
 /**
@@ -35,7 +37,7 @@ export interface Moment {
 const VERSION = 2
 
 export function formatLeaseCache(cache: LeaseCache, { boot, now, date }: Moment): string {
-  const { config, held, permitUntil, holder, records } = cache
+  const { config, held, permitUntil, holder, records, orphans } = cache
   return `${JSON.stringify({
     version: VERSION,
     subnet: formatSubnet(held.subnet),
@@ -50,6 +52,7 @@ export function formatLeaseCache(cache: LeaseCache, { boot, now, date }: Moment)
     },
     permitUntil,
     holder,
+    orphans,
     records: records.map(entry => ({
       ...entry,
       createRevision: String(entry.createRevision),
@@ -68,8 +71,8 @@ export function parseLeaseCache(text: string, present: Moment): LeaseCache {
   if (!isJsonObject(value) || value['version'] !== VERSION) {
     throw new SyntaxError(`not a lease cache of version ${VERSION}`)
   }
-  const { config, held, holder, records } = value
-  if (!isJsonObject(held) || !Array.isArray(records))
+  const { config, held, holder, records, orphans } = value
+  if (!isJsonObject(held) || !Array.isArray(records) || !Array.isArray(orphans))
     throw new SyntaxError('the lease cache is incomplete')
   const shift = readShift(value['written'], present)
   const key = readText(held['key'])
@@ -88,6 +91,7 @@ export function parseLeaseCache(text: string, present: Moment): LeaseCache {
     permitUntil: readNumber(value['permitUntil']) + shift,
     holder: formatHolder(parseHolder(readText(holder))),
     records: records.map(readEntry),
+    orphans: orphans.map(readText),
   }
 }
 

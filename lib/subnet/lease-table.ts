@@ -101,6 +101,16 @@ export class LeaseTable {
     }
   }
 
+  /** Takes records for orphans. @param keepUntil clock time. */
+  doubtLife(keys: readonly string[], keepUntil: number): void {
+    for (const key of keys) if (this.#records.has(key)) this.#abandon(key, keepUntil)
+  }
+
+  /** Keys of the orphans that are kept beyond a clock time. */
+  orphansBeyond(time: number): string[] {
+    return [...this.#orphans].filter(([, until]) => until > time).map(([key]) => key)
+  }
+
   #abandon(key: string, keepUntil: number): void {
     this.#bad.delete(key)
     if (!this.#orphans.has(key)) this.#orphans.set(key, keepUntil)

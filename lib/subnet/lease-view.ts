@@ -1,16 +1,11 @@
 import type { Logger } from 'pino'
 import type { Clock } from './clock.js'
 import { followPrefix } from './follow-prefix.js'
+import type { LeaseMemory } from './host-lease.js'
 import { DOUBT_MS } from './keep-lease.js'
 import { LeaseTable } from './lease-table.js'
 import { runAll } from './loops.js'
-import {
-  type Change,
-  type Entry,
-  type Registry,
-  type Snapshot,
-  revisionOf,
-} from './registry.js'
+import { type Change, type Registry, type Snapshot, revisionOf } from './registry.js'
 import { subnetsPrefix } from './subnet-key.js'
 import { type OwnHolder, type SubnetRecord, sameAddresses } from './subnet-record.js'
 
@@ -25,6 +20,9 @@ const ORPHAN_GRACE_MS = 15 * 60_000
  * back within a round trip to the registry, and meanwhile no packet is lost.
  */
 const DELETED_GRACE_MS = 2000
+
+/** A timer that is so late was held up with everything else. */
+const LATE_MS = 1000
 
 export interface LeaseViewOptions {
   readonly registry: Registry
@@ -85,6 +83,11 @@ export class LeaseView {
     if (unseen && own.createRevision !== before.createRevision) this.#suspicious = true
   }
 
+  /** Keys of the records that the registry has forgotten, not of those deleted a moment ago. */
+  forgotten(): string[] {
+    return this.table.orphansBeyond(this.#options.clock.now() + DELETED_GRACE_MS)
+  }
+
   /** Leases in the registry that name us, by id and address, on other subnets than ours. */
   forgottenLeases(holder: OwnHolder, key: string): SubnetRecord[] {
     return [...this.table.records(), ...this.table.doubted()].filter(
@@ -102,11 +105,15 @@ export class LeaseView {
    *
    * @param own our record at that time.
    */
-  remember(entries: readonly Entry[], own: OwnMark): void {
+  remember(
+    { records: entries, orphans }: Pick<LeaseMemory, 'records' | 'orphans'>,
+    own: OwnMark,
+  ): void {
     for (const { modRevision } of entries) {
       if (modRevision > this.#revision) this.#revision = modRevision
     }
     this.table.replace({ revision: this.#revision, entries })
+    this.table.doubtLife(orphans, this.#options.clock.now() + ORPHAN_GRACE_MS)
     this.#own = own
     this.#tell()
   }
@@ -195,8 +202,11 @@ export class LeaseView {
     const { clock } = this.#options
     while (!signal.aborted) {
       this.#wake = new AbortController()
-      const ms = Math.min(ORPHAN_GRACE_MS, this.table.settlesAt - clock.now())
+      const { settlesAt } = this.table
+      const ms = Math.min(ORPHAN_GRACE_MS, settlesAt - clock.now())
       await clock.sleep(ms, AbortSignal.any([signal, this.#wake.signal]))
+      // A machine that slept hears first what happened meanwhile.
+      if (clock.now() > settlesAt + LATE_MS) await clock.sleep(DELETED_GRACE_MS, signal)
       if (this.table.settle(clock.now())) this.#tell()
     }
   }

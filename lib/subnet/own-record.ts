@@ -14,9 +14,8 @@ export interface WhoWeAre {
 /**
  * The record that is ours, if there is one. In this order:
  *
- *   1. a lease with our host id
- *   2. a reservation for our host id or addresses, unless the subnet that we held
- *      last is free: containers live on it
+ *   1. a lease with our host id, unless the subnet that we held last is free
+ *   2. a reservation for our host id or addresses, unless it is
  *   3. a lease whose public IP is an address of this host: flannel's, or ours
  *      from before our state was lost
  *   4. behind NAT, where several hosts share the public IP: a record of flannel's
@@ -36,9 +35,12 @@ export function findOwnRecord(
     record.holder.hostId === holder.hostId
   const isNobodysId = (record: SubnetRecord): boolean =>
     record.holder.hostId === undefined
+  // Without a record on it the last subnet is free, and containers live on it: a lease
+  // with our id elsewhere is an old one, from a backup.
   const isLastTaken = records.some(
     ({ subnet }) => previous === undefined || subnetsOverlap(subnet, previous),
   )
+  const leases = records.filter(({ kind }) => kind === 'lease')
   const reservations = isLastTaken
     ? records.filter(({ kind }) => kind === 'reservation')
     : []
@@ -52,9 +54,9 @@ export function findOwnRecord(
     found.find(({ subnet }) => previous !== undefined && sameSubnet(subnet, previous)) ??
     found[0]
   return (
-    preferLast(records.filter(record => record.kind === 'lease' && isOurId(record))) ??
+    preferLast(isLastTaken ? leases.filter(isOurId) : []) ??
     preferLast(forUs) ??
-    records.find(record => record.kind === 'lease' && isHere(record)) ??
+    leases.find(record => isHere(record) && (isLastTaken || !isOurId(record))) ??
     records.find(
       record =>
         isNobodysId(record) &&

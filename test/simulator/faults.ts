@@ -390,7 +390,7 @@ export const FAULTS: readonly Fault[] = [
     strike: stage => {
       const { network } = stage
       const host = pickHost(stage, () => true)
-      if (host === undefined || !network.etcd.up || !network.hasConfig) return
+      if (host === undefined || !network.etcd.up || !network.isSettled) return
       reserveFor(stage, host)
     },
   },

@@ -103,7 +103,8 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
     file: 'subnet/lease-view.js',
     find: 'keep: now + ORPHAN_GRACE_MS',
     replace: 'keep: now + 1e9',
-    seeds: 80,
+    from: 101,
+    seeds: 60,
   },
   {
     name: 'one malformed record is taken for an empty network',

@@ -95,6 +95,7 @@ export class SimulatedHost {
   mayChange: string | undefined
   #daemon: Daemon | undefined
   #boots = 0
+  #names = 1
 
   constructor(
     network: SimulatedNetwork,
@@ -239,7 +240,7 @@ export class SimulatedHost {
         config,
         holder,
         localAddresses: [publicIp],
-        previous: cache?.held.subnet ?? this.disk.told,
+        previous: this.disk.told ?? cache?.held.subnet,
         mayBeClone,
         ...(cache && { former: parseHolder(cache.holder) }),
         isUnsettled: found.waited,
@@ -268,7 +269,8 @@ export class SimulatedHost {
         if (!(error instanceof SubnetError) || error.code !== 'ERR_HOST_CLONED')
           throw error
         this.mayChange = 'it is a clone'
-        this.disk.hostId = `${this.name}-renamed`
+        this.#names += 1
+        this.disk.hostId = `${this.name}-${this.#names}-${this.#network.seed}`
         this.disk.madeOn = this.hardware
       }
     }
@@ -387,6 +389,7 @@ export class SimulatedHost {
         permitUntil: permit.until,
         holder: formatHolder(holder),
         records: view.table.records().map(toEntry),
+        orphans: view.forgotten(),
       }
       this.disk.cache = formatLeaseCache(cache, this.#present())
     }

@@ -29,8 +29,8 @@ import { MARGIN_MS, SimulatedHost } from './simulated-host.js'
  */
 const T_MS = 45_000
 
-/** A host that is in trouble looks for a subnet this often, and newcomers let others go first. */
-const SEEK_MS = 75_000
+/** How long a host may look for a subnet: it backs off to 30 s, and may wait twice for the sign of life of another that has its id. */
+const SEEK_MS = 130_000
 
 /** Until everybody has put a record back into a wiped etcd that has its configuration again. */
 const SETTLE_MS = 10_000
