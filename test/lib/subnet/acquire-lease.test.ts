@@ -63,6 +63,58 @@ t.test('the host id counts more than the address', async t => {
   t.equal(await world.host('host-a', '1.1.1.1').acquireSubnet(), '10.5.8.0/24')
 })
 
+t.test('containers count more than a lease of ours from a backup', async t => {
+  const world = new LeaseWorld()
+  const old = world.etcd.grant(TTL_SECONDS)
+  world.put('10.5.8.0-24', '{"PublicIP":"1.1.1.1","HostID":"host-a"}', old)
+  const previous = subnetOf('10.5.77.0/24')
+
+  const host = world.host('host-a', '1.1.1.1')
+
+  t.equal(await host.acquireSubnet({ previous }), '10.5.77.0/24')
+})
+
+t.test('a machine that may be a copy asks whether the original is alive', async t => {
+  const world = new LeaseWorld()
+  const original = world.host('host-a', '1.1.1.1')
+  const held = await original.acquire()
+  const stop = new AbortController()
+  const keeping = original.keeper(held).run(stop.signal)
+
+  const copy = world.host('host-a', '2.2.2.2').start({ mayBeClone: true })
+  await t.rejects(world.clock.until(copy), { code: 'ERR_HOST_CLONED' })
+  t.match(world.etcd.get(held.key)?.value, '"1.1.1.1"')
+
+  stop.abort()
+  await keeping
+  const heir = await world.host('host-a', '2.2.2.2').acquire({ mayBeClone: true })
+  t.equal(heir.key, held.key, 'an id that nobody lives by any more')
+})
+
+t.test('a copy takes no reservation, which shows no sign of life', async t => {
+  const world = new LeaseWorld()
+  world.put('10.5.9.0-24', '{"PublicIP":"1.1.1.1","HostID":"host-a"}')
+
+  const copy = world.host('host-a', '2.2.2.2').acquire({ mayBeClone: true })
+
+  await t.rejects(copy, { code: 'ERR_HOST_CLONED' })
+})
+
+t.test('a host that is told to stop does not wait for a sign of life', async t => {
+  const world = new LeaseWorld()
+  await world.host('host-a', '1.1.1.1').acquire()
+  const stop = new AbortController()
+  const options = { mayBeClone: true, signal: stop.signal }
+  const copy = world.host('host-a', '2.2.2.2').start(options)
+  const rejects = t.rejects(copy, new Error('stop'))
+
+  await world.clock.advance(10_000)
+  stop.abort(new Error('stop'))
+
+  await rejects
+  t.equal(world.names().length, 1)
+})
+
 t.test('behind NAT the public address of a lease proves nothing', async t => {
   const world = new LeaseWorld()
   world.put('10.5.7.0-24', '{"PublicIP":"1.1.1.1"}', world.etcd.grant(60))
