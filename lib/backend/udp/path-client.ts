@@ -59,8 +59,9 @@ export class PathClient {
     })
   }
 
-  async hello(): Promise<PathHello> {
-    return decoded(decodeHello, await this.#request(PathMessage.hello))
+  async hello(timeoutMs = REPLY_TIMEOUT_MS): Promise<PathHello> {
+    const reply = await this.#request(PathMessage.hello, undefined, timeoutMs)
+    return decoded(decodeHello, reply)
   }
 
   /** Resolves once the state is in force. */
@@ -91,12 +92,13 @@ export class PathClient {
   async #request(
     type: PathMessageType,
     payload: Uint8Array = Buffer.alloc(0),
+    timeoutMs = REPLY_TIMEOUT_MS,
   ): Promise<Buffer> {
     return await new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
         // Later replies could no longer be told apart: the connection is of no use.
         this.#socket.destroy()
-      }, REPLY_TIMEOUT_MS)
+      }, timeoutMs)
       const settle = (): void => {
         clearTimeout(timer)
       }

@@ -37,6 +37,12 @@ const CHECK_INTERVAL_MS = 5000
 const END_DEADLINE_MS = 5000
 const END_POLL_MS = 10
 
+/** Until a path that was started answers: Node's own start takes 50 ms, and seconds on a very busy machine. */
+const START_TIMEOUT_MS = 15_000
+
+/** Between two attempts to start a path, times their number. */
+const RESTART_DELAY_MS = 200
+
 /** A path that fails this often in a row is broken for good. */
 const MAX_FAILURES = 5
 
@@ -226,6 +232,8 @@ export class PathProcess {
   #state: ForwardingState | undefined
   #permitUntil = 0
   #failures = 0
+  /** The device went with a path that was taken over: the next one is bare. */
+  #isDeviceNew = false
 
   /** @param running a path to take over; without one, `start` comes next. */
   constructor(context: UdpContext, running?: RunningPath) {
@@ -253,7 +261,7 @@ export class PathProcess {
     const client = await PathClient.connect(socketPath(this.#context))
     if (client === undefined)
       throw new BackendError('ERR_PATH', 'the packet path does not listen')
-    const { pid } = await client.hello()
+    const { pid } = await client.hello(START_TIMEOUT_MS)
     this.#running = { client, pid, purpose }
     this.#log.debug({ pid: child.pid, device: this.device }, 'packet path started')
     if (this.#state !== undefined) await client.forward(this.#state)
@@ -304,9 +312,18 @@ export class PathProcess {
     const { client, pid } = this.#path()
     client.close()
     await endPath(pid, this.#context.clock)
-    const keepsDevice = this.#descriptors !== undefined
-    await this.start()
-    if (!keepsDevice) await onNewDevice()
+    this.#isDeviceNew ||= this.#descriptors === undefined
+    try {
+      await this.start()
+    } catch (error) {
+      if (!(error instanceof BackendError)) throw error
+      // The old one may hold its device and port for a moment longer: tried again.
+      this.#log.warn({ reason: error.message }, 'the packet path does not start yet')
+      await this.#context.clock.sleep(RESTART_DELAY_MS * this.#failures)
+      return
+    }
+    if (this.#isDeviceNew) await onNewDevice()
+    this.#isDeviceNew = false
   }
 
   async describe(): Promise<Record<string, unknown>> {
