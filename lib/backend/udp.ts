@@ -116,7 +116,8 @@ class UdpBackend implements Backend {
       // A path that was taken over goes on with the remotes it has until they are listed.
       if (!path.wasTakenOver) await backend.apply([])
     } catch (error) {
-      await backend.close('end')
+      // A path that was taken over forwards: it is not ended for a mishap of ours.
+      await backend.close(path.wasTakenOver ? 'keep' : 'end')
       throw error
     }
     return backend
