@@ -3,9 +3,8 @@ import { RemoteSelector } from '../../lib/backend/remotes.js'
 import { type Host, type Tenure, TenureEnd } from '../../lib/subnet/host-lease.js'
 import { runAll } from '../../lib/subnet/loops.js'
 import { formatPrefix } from '../../lib/subnet/prefix.js'
-import type { Entry } from '../../lib/subnet/registry.js'
 import { type Subnet, formatSubnet, sameSubnet } from '../../lib/subnet/subnet-key.js'
-import { type SubnetRecord, formatHolder } from '../../lib/subnet/subnet-record.js'
+import { formatHolder, toEntry } from '../../lib/subnet/subnet-record.js'
 import type { DaemonContext } from './daemon.js'
 import { startFirewall } from './firewall.js'
 import type { LeaseCache } from '../../lib/subnet/lease-cache.js'
@@ -231,17 +230,6 @@ function describeCache({ configText, holder, tenure }: Serving): LeaseCache {
     holder: formatHolder(holder),
     records: view.table.records().map(toEntry),
     orphans: view.forgotten(),
-  }
-}
-
-function toEntry(record: SubnetRecord): Entry {
-  const { key, holder, createRevision, modRevision } = record
-  return {
-    key,
-    value: formatHolder(holder),
-    createRevision,
-    modRevision,
-    ...(record.kind === 'lease' && { leaseId: record.leaseId }),
   }
 }
 

@@ -24,7 +24,7 @@ import {
   formatSubnetKey,
   subnetsOverlap,
 } from './subnet-key.js'
-import { type Holder, parseSubnetRecord } from './subnet-record.js'
+import { type Holder, readSubnetRecord } from './subnet-record.js'
 import { deleteSubnet } from './subnet-writes.js'
 
 /** Between two attempts to get a subnet, in ms. */
@@ -529,24 +529,13 @@ export async function releaseSubnet(
   const key = formatSubnetKey(prefix, subnet)
   const { entry } = await registry.get(key)
   if (entry === undefined) return
-  const record = tryParse(entry)
+  const record = readSubnetRecord(entry)
   if (record?.holder.hostId !== hostId || record.kind === 'reservation') return
   await registry.commit(
     [{ key, modRevision: entry.modRevision }],
     deleteSubnet(prefix, subnet),
   )
   await registry.revokeLease(record.leaseId)
-}
-
-function tryParse(
-  entry: Parameters<typeof parseSubnetRecord>[0],
-): ReturnType<typeof parseSubnetRecord> | undefined {
-  try {
-    return parseSubnetRecord(entry)
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
-  }
 }
 
 /** A few times, and returns why all failed; that is settled by the end of the lease, or by asking again. */

@@ -9,7 +9,7 @@ import {
   type Holder,
   type OwnHolder,
   formatHolder,
-  parseSubnetRecord,
+  readSubnetRecord,
   sameAddresses,
 } from './subnet-record.js'
 import { guardOfConfig, guardsOfFree, putSubnet } from './subnet-writes.js'
@@ -180,7 +180,7 @@ export class LeaseKeeper {
    * the subnet.
    */
   async #adopt(entry: Entry, proof: Proof | undefined): Promise<void> {
-    const other = readHolder(entry)
+    const other = readSubnetRecord(entry)?.holder
     if (other !== undefined && !this.#isHolder(other)) this.#refuse(entry, other)
     const guards = [{ key: entry.key, modRevision: entry.modRevision }]
     const isReservation = entry.leaseId === undefined
@@ -274,15 +274,6 @@ export class LeaseKeeper {
       'ERR_SUBNET_TAKEN',
       `${this.#held.key} changed while we wrote it`,
     )
-  }
-}
-
-function readHolder(entry: Entry): Holder | undefined {
-  try {
-    return parseSubnetRecord(entry).holder
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
   }
 }
 

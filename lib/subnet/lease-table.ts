@@ -4,6 +4,7 @@ import {
   type SubnetRecord,
   formatHolder,
   parseSubnetRecord,
+  readSubnetRecord,
   sameAddresses,
 } from './subnet-record.js'
 
@@ -78,7 +79,7 @@ export class LeaseTable {
   /** Whether an entry names another holder than the one known. Revisions of two histories cannot be compared. */
   #contradicts(entry: Entry): boolean {
     const known = this.#records.get(entry.key)
-    const record = tryParse(entry)
+    const record = readSubnetRecord(entry)
     return (
       known !== undefined &&
       record !== undefined &&
@@ -200,7 +201,10 @@ export class LeaseTable {
 
   /** Records that a restored registry has and that are not believed yet. */
   doubted(): SubnetRecord[] {
-    return Array.from(this.#doubted.values(), ({ entry }) => tryParse(entry) ?? []).flat()
+    return Array.from(
+      this.#doubted.values(),
+      ({ entry }) => readSubnetRecord(entry) ?? [],
+    ).flat()
   }
 
   records(): SubnetRecord[] {
@@ -220,13 +224,4 @@ function isUnchanged(record: SubnetRecord, entry: Entry): boolean {
     record.modRevision === entry.modRevision &&
     record.createRevision === entry.createRevision
   )
-}
-
-function tryParse(entry: Entry): SubnetRecord | undefined {
-  try {
-    return parseSubnetRecord(entry)
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
-  }
 }

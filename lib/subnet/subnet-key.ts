@@ -95,6 +95,16 @@ export function parseSubnetKey(key: string): Subnet {
   return subnet
 }
 
+/** The subnet that a key names; undefined when it names none. */
+export function readSubnetKey(key: string): Subnet | undefined {
+  try {
+    return parseSubnetKey(key)
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined
+    throw error
+  }
+}
+
 function parseName(name: string): Subnet | undefined {
   const [, address4, length4, address6, length6] = NAME.exec(name) ?? []
   if (address4 === undefined || length4 === undefined) return undefined

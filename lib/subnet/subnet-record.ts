@@ -186,3 +186,25 @@ export function parseSubnetRecord(entry: Entry): SubnetRecord {
     ? { kind: 'reservation', ...base }
     : { kind: 'lease', leaseId, ...base }
 }
+
+/** The record in an entry; undefined when it cannot be read. */
+export function readSubnetRecord(entry: Entry): SubnetRecord | undefined {
+  try {
+    return parseSubnetRecord(entry)
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined
+    throw error
+  }
+}
+
+/** The entry that a record was read from. */
+export function toEntry(record: SubnetRecord): Entry {
+  const { key, holder, createRevision, modRevision } = record
+  return {
+    key,
+    value: formatHolder(holder),
+    createRevision,
+    modRevision,
+    ...(record.kind === 'lease' && { leaseId: record.leaseId }),
+  }
+}

@@ -13,13 +13,8 @@ import {
 import { runAll } from '../../lib/subnet/loops.js'
 import { parseNetworkConfig } from '../../lib/subnet/network-config.js'
 import { parseAddress } from '../../lib/subnet/prefix.js'
-import type { Entry } from '../../lib/subnet/registry.js'
 import type { Subnet } from '../../lib/subnet/subnet-key.js'
-import {
-  type SubnetRecord,
-  formatHolder,
-  parseHolder,
-} from '../../lib/subnet/subnet-record.js'
+import { formatHolder, parseHolder, toEntry } from '../../lib/subnet/subnet-record.js'
 import { HostClock } from '../fakes/manual-clock.js'
 import { MemoryRegistry } from '../fakes/memory-registry.js'
 import { silent } from '../helpers/log.js'
@@ -405,17 +400,6 @@ export class SimulatedHost {
     }
     forget()
     write()
-  }
-}
-
-function toEntry(record: SubnetRecord): Entry {
-  const { key, holder, createRevision, modRevision } = record
-  return {
-    key,
-    value: formatHolder(holder),
-    createRevision,
-    modRevision,
-    ...(record.kind === 'lease' && { leaseId: record.leaseId }),
   }
 }
 

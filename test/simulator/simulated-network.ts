@@ -12,11 +12,10 @@ import {
   formatSubnetKey,
   subnetsOverlap,
 } from '../../lib/subnet/subnet-key.js'
-import type { Entry } from '../../lib/subnet/registry.js'
 import {
   type Holder,
   type SubnetRecord,
-  parseSubnetRecord,
+  readSubnetRecord,
 } from '../../lib/subnet/subnet-record.js'
 import { ManualClock } from '../fakes/manual-clock.js'
 import { MemoryEtcd } from '../fakes/memory-etcd.js'
@@ -158,7 +157,7 @@ export class SimulatedNetwork {
     const version = `${this.forgotAt} ${this.etcd.revision}`
     if (this.#parsed.version !== version) {
       const { entries } = this.etcd.read(`${this.prefix}/subnets/`)
-      const records = entries.flatMap(entry => tryParse(entry) ?? [])
+      const records = entries.flatMap(entry => readSubnetRecord(entry) ?? [])
       const readable = new Set(records.map(({ key }) => key))
       const keys = entries.map(({ key }) => key).filter(key => !readable.has(key))
       this.#parsed = { version, records, unreadable: new Set(keys) }
@@ -482,15 +481,6 @@ function describeRemote(remote: Remote): string {
     DESCRIBED.set(remote, text)
   }
   return text
-}
-
-function tryParse(entry: Entry): SubnetRecord | undefined {
-  try {
-    return parseSubnetRecord(entry)
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined
-    throw error
-  }
 }
 
 function addressOf({ publicIp }: Holder): string {
