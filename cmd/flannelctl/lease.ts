@@ -1,5 +1,5 @@
+import { rm } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
-import { releaseSubnet } from '../../lib/subnet/host-lease.js'
 import { LeaseTable } from '../../lib/subnet/lease-table.js'
 import { isSubnetOfNetwork, parseNetworkConfig } from '../../lib/subnet/network-config.js'
 import {
@@ -30,7 +30,12 @@ import {
   type SubnetRecord,
   formatHolder,
 } from '../../lib/subnet/subnet-record.js'
-import { deleteSubnet, guardsOfFree, putSubnet } from '../../lib/subnet/subnet-writes.js'
+import {
+  deleteSubnet,
+  guardsOfFree,
+  putSubnet,
+  releaseSubnet,
+} from '../../lib/subnet/subnet-writes.js'
 import { readStoredHostId } from '../flanneld/identity.js'
 import { readJournal } from '../flanneld/journal.js'
 import { type Flags, UsageError } from '../flanneld/parse-flags.js'
@@ -132,7 +137,7 @@ async function release(flags: LeaseFlags): Promise<number> {
     say('the daemon gives the subnet back and stops')
     return EXIT.ok
   }
-  const { hostIdFile } = placesOf({
+  const { hostIdFile, leaseCacheFile } = placesOf({
     ...flags,
     'etcd-prefix': cleanPrefix(flags['etcd-prefix']),
   })
@@ -146,6 +151,8 @@ async function release(flags: LeaseFlags): Promise<number> {
       ({ holder }) => holder.hostId === hostId,
     )
     if (own === undefined) throw new CommandFailure('this host holds no subnet')
+    // A daemon that starts without etcd would go on from it.
+    await rm(leaseCacheFile, { force: true })
     await releaseSubnet(registry, prefix, hostId, own.subnet)
     say(`${formatSubnet(own.subnet)} is free`)
     return EXIT.ok

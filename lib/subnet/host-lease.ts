@@ -3,33 +3,26 @@ import { type HeldLease, acquireLease } from './acquire-lease.js'
 import { hasFreeSubnet } from './allocate.js'
 import { Backoff, type Clock } from './clock.js'
 import { SubnetError, isSubnetError } from './errors.js'
-import { followPrefix } from './follow-prefix.js'
 import { LeaseKeeper, provenUntil } from './keep-lease.js'
 import { LeaseView, type OwnMark } from './lease-view.js'
 import { runAll } from './loops.js'
 import { type NetworkConfig, isSubnetOfNetwork } from './network-config.js'
-import {
-  type Order,
-  type StandingOrder,
-  formatOrder,
-  orderKey,
-  readOrder,
-} from './orders.js'
+import { OrderDesk } from './order-desk.js'
+import type { Order, StandingOrder } from './orders.js'
 import type { WhoWeAre } from './own-record.js'
 import { PERMIT_INTERVAL_MS, Permit } from './permit.js'
 import type { Entry, Registry } from './registry.js'
-import {
-  type Subnet,
-  formatSubnet,
-  formatSubnetKey,
-  subnetsOverlap,
-} from './subnet-key.js'
-import { type Holder, readSubnetRecord } from './subnet-record.js'
-import { deleteSubnet } from './subnet-writes.js'
+import { type Subnet, formatSubnet, sameSubnet, subnetsOverlap } from './subnet-key.js'
+import type { Holder } from './subnet-record.js'
+import { releaseSubnet } from './subnet-writes.js'
+import { takeBackLeases } from './take-back-leases.js'
 
 /** Between two attempts to get a subnet, in ms. */
 const FIRST_RETRY_MS = 1000
 const LAST_RETRY_MS = 30_000
+
+/** How often it is tried to give a subnet back. */
+const RELEASE_ATTEMPTS = 5
 
 /** How long a newcomer waits for others after the registry was away or empty. */
 const SETTLE_MS = 5000
@@ -122,17 +115,17 @@ export class HostLease {
   #made: HeldLease | undefined
   #remembered: Start | undefined
   #keeper: LeaseKeeper | undefined
-  #order: StandingOrder | undefined
-  /** The order that was obeyed or refused last, with the answer that the operator is owed. */
-  #answered: StandingOrder | undefined
-  #isReleased = false
-  /** Aborts when the order changes or the subnet is to be released. */
-  #news = new AbortController()
+  readonly #desk: OrderDesk
+  /** The order to move that was tried last, by its revision. */
+  #triedOrder: bigint | undefined
+  /** Aborts when the subnet is to be given back for good. */
+  readonly #released = new AbortController()
 
   constructor(options: HostLeaseOptions) {
     this.#options = options
     this.#previous = options.previous
     this.#made = options.memory?.held
+    this.#desk = new OrderDesk({ ...options, hostId: options.holder.hostId })
     this.view = new LeaseView(options)
     this.view.reachable = !options.isRegistryAway
     const { memory } = options
@@ -156,7 +149,7 @@ export class HostLease {
     const over = new AbortController()
     await runAll(AbortSignal.any([signal, over.signal]), [
       each => this.view.run(each),
-      each => this.#followOrders(each),
+      each => this.#desk.follow(each),
       async each => {
         await this.#live(host, each)
         over.abort()
@@ -175,13 +168,16 @@ export class HostLease {
 
   /** Gives the subnet back for good; `run` resolves when that is done. */
   release(): void {
-    this.#isReleased = true
-    this.#tellNews()
+    this.#released.abort()
   }
 
-  #tellNews(): void {
-    this.#news.abort()
-    this.#news = new AbortController()
+  get #isReleased(): boolean {
+    return this.#released.signal.aborted
+  }
+
+  /** Aborts with `signal`, and when an order or a release is to be looked at. */
+  #untilNews(signal: AbortSignal): AbortSignal {
+    return AbortSignal.any([signal, this.#desk.news, this.#released.signal])
   }
 
   async #live(host: Host, signal: AbortSignal): Promise<void> {
@@ -204,16 +200,19 @@ export class HostLease {
     return remembered
   }
 
-  /** An order to hold nothing stands until it is deleted. */
+  /** An order to hold nothing stands until it is deleted. Returns whether there is anything left to do. */
   async #untilAllowed(signal: AbortSignal): Promise<boolean> {
     const { clock, onWait } = this.#options
-    while (this.#order?.kind === 'revoke' && !signal.aborted) {
-      await this.#answer('done', 'no subnet is held')
+    while (!signal.aborted && !this.#isReleased) {
+      const news = this.#untilNews(signal)
+      const { order } = this.#desk
+      if (order?.kind !== 'revoke') return true
+      if (order.state !== 'done')
+        await this.#desk.answer({ state: 'done', answer: 'no subnet is held' })
       onWait('an order bars this host from the network: flannelctl lease allow')
-      const news = this.#news.signal
-      await clock.sleep(DAY_MS, AbortSignal.any([signal, news]))
+      await clock.sleep(DAY_MS, news)
     }
-    return !signal.aborted
+    return false
   }
 
   /** Takes a subnet; waits, and says so, while none is free or the registry is away. */
@@ -249,12 +248,13 @@ export class HostLease {
         if (error.message !== said)
           log.warn({ reason: error.message }, 'waiting for a subnet')
         said = error.message
-        isUnsettled ||= error.code === 'ERR_REGISTRY_UNAVAILABLE'
+        isUnsettled ||=
+          error.code === 'ERR_REGISTRY_UNAVAILABLE' || error.code === 'ERR_SUBNET_CONFIG'
         // What an order wanted may be gone: then any subnet, also the one we had.
         if (error.code === 'ERR_SUBNET_TAKEN' || error.code === 'ERR_SUBNET_EXHAUSTED')
           end = undefined
         onWait(error.message)
-        await backoff.wait(AbortSignal.any([signal, this.#news.signal]))
+        await backoff.wait(this.#untilNews(signal))
       }
     }
     return undefined
@@ -294,8 +294,8 @@ export class HostLease {
     try {
       await runAll(signal, [
         each => keepOrLose(keeper, each),
-        each => this.#obey(each),
-        each => this.#takeBack(keeper, each),
+        each => this.#obey(keeper, each),
+        each => takeBackLeases({ ...this.#options, view, keeper }, each),
         each => extendPermit(tenure, host, this.#options.clock, each),
         each => host.serve(tenure, each),
       ])
@@ -311,76 +311,57 @@ export class HostLease {
   }
 
   /** Ends the tenure when an order says so. */
-  async #obey(signal: AbortSignal): Promise<void> {
+  async #obey(keeper: LeaseKeeper, signal: AbortSignal): Promise<void> {
     const { clock } = this.#options
     while (!signal.aborted) {
-      const order = this.#order
+      const news = this.#untilNews(signal)
+      const { order } = this.#desk
       if (this.#isReleased) {
         throw new TenureEnd('released', 'the subnet is released on request')
       }
       if (order?.kind === 'revoke') {
         throw new TenureEnd('revoked', 'an order says to give the subnet back')
       }
-      if (order?.kind === 'move') await this.#obeyMove(order)
-      const news = this.#news.signal
-      await clock.sleep(DAY_MS, AbortSignal.any([signal, news]))
-    }
-  }
-
-  /** An order whose answer cannot be written is not obeyed: it would be obeyed again at every start. */
-  async #obeyMove(order: Order): Promise<void> {
-    const held = this.#keeper?.held
-    if (order.state === 'taken' && held !== undefined) {
-      await this.#answer('done', `it holds ${formatSubnet(held.subnet)} now`)
-    }
-    if (order.state !== 'open') return
-    const obstacle = this.#obstacleTo(order)
-    if (obstacle !== undefined) {
-      await this.#answer('refused', obstacle)
-    } else if (await this.#answer('taken', 'it is moving')) {
-      throw new TenureEnd('moved', 'an order says to take another subnet', order.to)
+      if (order?.kind === 'move') await this.#obeyMove(order, keeper.held)
+      await clock.sleep(DAY_MS, news)
     }
   }
 
   /**
-   * Deletes leases of ours on other subnets than the one held: a registry that was
-   * restored has them, and they keep their holders of today from their subnets.
+   * Takes an order to move by writing that down, with the subnet held; one that
+   * cannot be written would be obeyed again at every start. A taken one is done when
+   * another subnet is held, and is tried once by each run of the daemon.
    */
-  async #takeBack(keeper: LeaseKeeper, signal: AbortSignal): Promise<void> {
-    const { registry, prefix, holder, clock, log } = this.#options
-    const { view } = this
-    const backoff = new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS)
-    while (!signal.aborted) {
-      const news = new AbortController()
-      const forget = view.subscribe(() => {
-        news.abort()
-      })
-      try {
-        for (const record of view.listed
-          ? view.forgottenLeases(holder, keeper.held.key)
-          : []) {
-          log.warn(
-            { subnet: formatSubnet(record.subnet) },
-            'etcd has an old lease of ours on another subnet; deleting it',
-          )
-          await registry.commit(
-            [{ key: record.key, modRevision: record.modRevision }],
-            deleteSubnet(prefix, record.subnet),
-          )
-        }
-        await clock.sleep(DAY_MS, AbortSignal.any([signal, news.signal]))
-      } catch (error) {
-        if (!(error instanceof SubnetError)) throw error
-        await backoff.wait(signal)
-      } finally {
-        forget()
-      }
+  async #obeyMove(order: StandingOrder, held: HeldLease): Promise<void> {
+    const { to, from } = order
+    if (order.state === 'taken') {
+      const hasMoved = from === undefined || !sameSubnet(from, held.subnet)
+      if (!hasMoved && this.#triedOrder !== order.modRevision) this.#move(order)
+      const isWanted = hasMoved && (to === undefined || sameSubnet(to, held.subnet))
+      const [state, again] = isWanted
+        ? ['done' as const, '']
+        : ['refused' as const, ' all the same']
+      const answer = `it holds ${formatSubnet(held.subnet)}${again} now`
+      await this.#desk.answer({ state, answer })
     }
+    if (order.state !== 'open') return
+    const obstacle = this.#obstacleTo(order, held)
+    if (obstacle !== undefined) {
+      await this.#desk.answer({ state: 'refused', answer: obstacle })
+      return
+    }
+    const taken = { state: 'taken', answer: 'it is moving', from: held.subnet } as const
+    if ((await this.#desk.answer(taken)) && this.#desk.order?.state === 'taken')
+      this.#move(this.#desk.order)
   }
 
-  #obstacleTo({ to }: Order): string | undefined {
-    const held = this.#keeper?.held
-    if (held !== undefined && held.leaseId === undefined)
+  #move({ to, modRevision }: StandingOrder): never {
+    this.#triedOrder = modRevision
+    throw new TenureEnd('moved', 'an order says to take another subnet', to)
+  }
+
+  #obstacleTo({ to }: Order, held: HeldLease): string | undefined {
+    if (held.leaseId === undefined)
       return `${formatSubnet(held.subnet)} is reserved for this host; unreserve it first`
     if (to === undefined) return this.#isAnotherFree() ? undefined : 'no other is free'
     if (!isSubnetOfNetwork(to, this.#options.config))
@@ -408,70 +389,9 @@ export class HostLease {
       this.#previous = undefined
       return
     }
-    const backoff = new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS)
-    await retry(backoff, () =>
-      releaseSubnet(registry, prefix, this.#options.holder.hostId, held.subnet),
+    await retry(new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS), () =>
+      releaseSubnet(registry, prefix, this.hostId, held.subnet),
     )
-  }
-
-  async #followOrders(signal: AbortSignal): Promise<void> {
-    const { registry, prefix, holder, clock, log } = this.#options
-    const key = orderKey(prefix, holder.hostId)
-    const take = (order: StandingOrder | undefined): void => {
-      const isOld = order?.modRevision === this.#answered?.modRevision
-      this.#order = order !== undefined && isOld ? this.#answered : order
-      this.#tellNews()
-    }
-    await followPrefix(
-      {
-        registry,
-        prefix: key,
-        clock,
-        log,
-        onSnapshot: ({ entries }) => {
-          const entry = entries.find(candidate => candidate.key === key)
-          take(entry && readOrder(entry))
-        },
-        onChanges: changes => {
-          for (const change of changes) {
-            if (change.kind === 'delete' && change.key === key) take(undefined)
-            if (change.kind === 'put' && change.entry.key === key)
-              take(readOrder(change.entry))
-          }
-        },
-      },
-      signal,
-    )
-  }
-
-  /** Tells the operator what comes of the order. Returns whether that could be written. */
-  async #answer(state: Order['state'], answer: string): Promise<boolean> {
-    const { registry, prefix, holder, clock, log } = this.#options
-    const order = this.#order
-    if (order?.state !== 'open' && order?.state !== 'taken') return false
-    const answered = { ...order, state, answer }
-    this.#order = answered
-    this.#answered = answered
-    const key = orderKey(prefix, holder.hostId)
-    const value = formatOrder(answered)
-    const write = async (): Promise<void> => {
-      const { succeeded, revision } = await registry.commit(
-        [{ key, modRevision: order.modRevision }],
-        [{ kind: 'put', key, value }],
-      )
-      // It may have been replaced meanwhile; then there is another to come.
-      if (succeeded) this.#order = { ...answered, modRevision: revision }
-    }
-    // Not for long: containers wait for the subnet, the operator only for a word.
-    const failure = await retry(
-      new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS),
-      write,
-      2,
-    )
-    const fields = { order: order.kind, answer }
-    if (failure === undefined) log.info(fields, 'order answered')
-    else log.error({ ...fields, reason: failure.message }, 'an order cannot be answered')
-    return failure === undefined
   }
 }
 
@@ -515,42 +435,20 @@ async function extendPermit(
     if (before !== 0 && before < now && permit.until === before) keeper.checkNow()
     await clock.sleep(PERMIT_INTERVAL_MS, signal)
   }
+  // Otherwise packets go on, and the next run of the daemon learns until when.
+  if (!(signal.reason instanceof TenureEnd)) return
   permit.withdraw()
-  if (signal.reason instanceof TenureEnd) await host.permit(0)
+  await host.permit(0)
 }
 
-/** Deletes a subnet's record if it is that host's lease. A reservation is an operator's. */
-export async function releaseSubnet(
-  registry: Registry,
-  prefix: string,
-  hostId: string,
-  subnet: Subnet,
-): Promise<void> {
-  const key = formatSubnetKey(prefix, subnet)
-  const { entry } = await registry.get(key)
-  if (entry === undefined) return
-  const record = readSubnetRecord(entry)
-  if (record?.holder.hostId !== hostId || record.kind === 'reservation') return
-  await registry.commit(
-    [{ key, modRevision: entry.modRevision }],
-    deleteSubnet(prefix, subnet),
-  )
-  await registry.revokeLease(record.leaseId)
-}
-
-/** A few times, and returns why all failed; that is settled by the end of the lease, or by asking again. */
-async function retry(
-  backoff: Backoff,
-  attempt: () => Promise<void>,
-  times = 5,
-): Promise<SubnetError | undefined> {
-  for (let round = 1; ; round++) {
+/** A few times; what fails all the same is settled by the end of the lease. */
+async function retry(backoff: Backoff, attempt: () => Promise<void>): Promise<void> {
+  for (let round = 1; round <= RELEASE_ATTEMPTS; round++) {
     try {
       await attempt()
-      return undefined
+      return
     } catch (error) {
       if (!(error instanceof SubnetError)) throw error
-      if (round === times) return error
       await backoff.wait()
     }
   }

@@ -36,6 +36,9 @@ export interface Moment {
 
 const VERSION = 2
 
+/** Longer than anything is proven, and a number that JSON has. */
+const FOR_EVER_MS = 1e15
+
 export function formatLeaseCache(cache: LeaseCache, { boot, now, date }: Moment): string {
   const { config, held, permitUntil, holder, records, orphans } = cache
   return `${JSON.stringify({
@@ -85,8 +88,7 @@ export function parseLeaseCache(text: string, present: Moment): LeaseCache {
       createRevision: readRevision(held['createRevision']),
       modRevision: readRevision(held['modRevision']),
       ...(typeof leaseId === 'string' && { leaseId }),
-      // Nothing is proven by a clock that was set back.
-      provenAt: Math.min(present.now, readNumber(held['provenAt']) + shift),
+      provenAt: readNumber(held['provenAt']) + shift,
     },
     permitUntil: readNumber(value['permitUntil']) + shift,
     holder: formatHolder(parseHolder(readText(holder))),
@@ -95,12 +97,16 @@ export function parseLeaseCache(text: string, present: Moment): LeaseCache {
   }
 }
 
-/** What to add to a time of the steady clock of then, in ms. */
+/**
+ * What to add to a time of the steady clock of then, in ms. With a time of day
+ * from before the writing nobody knows how long ago that was: for ever.
+ */
 function readShift(written: unknown, present: Moment): number {
   if (!isJsonObject(written)) throw new SyntaxError('the lease cache lacks its time')
+  const [then, date] = [readNumber(written['now']), readDate(written['date'])]
   if (written['boot'] === present.boot) return 0
-  const elapsed = present.date.getTime() - readDate(written['date']).getTime()
-  return present.now - elapsed - readNumber(written['now'])
+  const elapsed = present.date.getTime() - date.getTime()
+  return elapsed < 0 ? -FOR_EVER_MS : present.now - elapsed - then
 }
 
 function readEntry(value: unknown): Entry {

@@ -14,6 +14,8 @@ export interface Order {
   readonly kind: 'move' | 'revoke'
   /** move: the subnet to take, else any. */
   readonly to?: Subnet
+  /** move: the subnet that the host had when it took the order. */
+  readonly from?: Subnet
   /** `taken`: the host is at it. */
   readonly state: 'open' | 'taken' | 'done' | 'refused'
   /** What the host says about it. */
@@ -26,11 +28,12 @@ export function orderKey(prefix: string, hostId: string): string {
 
 const VERSION = 1
 
-export function formatOrder({ kind, to, state, answer }: Order): string {
+export function formatOrder({ kind, to, from, state, answer }: Order): string {
   return JSON.stringify({
     version: VERSION,
     kind,
     ...(to && { to: formatSubnet(to) }),
+    ...(from && { from: formatSubnet(from) }),
     state,
     ...(answer !== undefined && { answer }),
   })
@@ -42,7 +45,7 @@ export function parseOrder(text: string): Order {
   if (!isJsonObject(value) || value['version'] !== VERSION) {
     throw new SyntaxError(`not an order of version ${VERSION}`)
   }
-  const { kind, to, state, answer } = value
+  const { kind, to, from, state, answer } = value
   if (kind !== 'move' && kind !== 'revoke') throw new SyntaxError('unknown kind of order')
   if (state !== 'open' && state !== 'taken' && state !== 'done' && state !== 'refused')
     throw new SyntaxError('unknown state of an order')
@@ -50,6 +53,7 @@ export function parseOrder(text: string): Order {
     kind,
     state,
     ...(typeof to === 'string' && { to: parseSubnet(to) }),
+    ...(typeof from === 'string' && { from: parseSubnet(from) }),
     ...(typeof answer === 'string' && { answer }),
   }
 }

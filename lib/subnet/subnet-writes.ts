@@ -2,6 +2,7 @@ import { SubnetError } from './errors.js'
 import type { Guard, Registry, Write } from './registry.js'
 import { formatPrefix } from './prefix.js'
 import { type Subnet, configKey, formatSubnetKey, prefixesOf } from './subnet-key.js'
+import { readSubnetRecord } from './subnet-record.js'
 
 /**
  * Guard keys of a dual-stack subnet. Its record's key names both halves
@@ -68,4 +69,23 @@ export function putSubnet(
 export function deleteSubnet(prefix: string, subnet: Subnet): Write[] {
   const keys = [formatSubnetKey(prefix, subnet), ...claimKeys(prefix, subnet)]
   return keys.map(key => ({ kind: 'delete', key }))
+}
+
+/** Deletes a subnet's record if it is that host's lease. A reservation is an operator's. */
+export async function releaseSubnet(
+  registry: Registry,
+  prefix: string,
+  hostId: string,
+  subnet: Subnet,
+): Promise<void> {
+  const key = formatSubnetKey(prefix, subnet)
+  const { entry } = await registry.get(key)
+  if (entry === undefined) return
+  const record = readSubnetRecord(entry)
+  if (record?.holder.hostId !== hostId || record.kind === 'reservation') return
+  await registry.commit(
+    [{ key, modRevision: entry.modRevision }],
+    deleteSubnet(prefix, subnet),
+  )
+  await registry.revokeLease(record.leaseId)
 }
