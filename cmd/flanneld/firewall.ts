@@ -32,9 +32,11 @@ export async function startFirewall(
   const onTrouble = (trouble: string | undefined): void => {
     state.report('firewall', trouble)
   }
+  const leftovers = await troubleOf(() => removeFormer(node))
+  if (leftovers !== undefined)
+    log.warn({ reason: leftovers }, 'rules of a former network stay')
   const firewall = await openFirewall(flags, familiesOf(node.config, node.subnet))
   try {
-    await removeFormer(node)
     await firewall.ensure()
   } catch (error) {
     if (!(error instanceof BackendError) || flags['ip-masq']) throw error
@@ -42,6 +44,9 @@ export async function startFirewall(
     onTrouble(error.message)
   }
   if (flags['ip-blackhole-route']) await keepBlackholes(node.subnet)
+  const reportBlackhole = (trouble: string | undefined): void => {
+    state.report('blackhole route', trouble)
+  }
   return {
     run: async signal => {
       await runAll(signal, [
@@ -51,11 +56,22 @@ export async function startFirewall(
           for (;;) {
             await clock.sleep(intervalMs, each)
             if (each.aborted) return
-            await keepBlackholes(node.subnet)
+            reportBlackhole(await troubleOf(() => keepBlackholes(node.subnet)))
           }
         },
       ])
     },
+  }
+}
+
+/** Why something could not be done to the host; undefined when it was. */
+async function troubleOf(act: () => Promise<void>): Promise<string | undefined> {
+  try {
+    await act()
+    return undefined
+  } catch (error) {
+    if (error instanceof BackendError) return error.message
+    throw error
   }
 }
 

@@ -61,7 +61,7 @@ export async function prepareNetwork(
   const { flags, places, state, clock, log, stop } = context
   const cacheFile = new LeaseCacheFile(places.leaseCacheFile, clock, log)
   const cache = await cacheFile.read()
-  await storeFirstConfig(context, cache === undefined)
+  const isYoung = await storeFirstConfig(context, cache === undefined)
   const found = await waitForConfig(context, cache?.config)
   if (found === undefined) return undefined
   const { text: configText, waited, isRemembered } = found
@@ -112,7 +112,8 @@ export async function prepareNetwork(
     memory: recall(cache, identity),
     // At another address this host must ask before it goes on.
     isRegistryAway: isRemembered && cache?.holder === formatHolder(holder),
-    isUnsettled: waited,
+    // An etcd of our own that is new has no other hosts yet.
+    isUnsettled: waited || (isYoung && !flags['embedded-etcd']),
   }
 }
 

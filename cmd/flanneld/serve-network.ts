@@ -1,7 +1,8 @@
 import { SubnetError } from '../../lib/subnet/errors.js'
-import { HostLease, releaseSubnet } from '../../lib/subnet/host-lease.js'
+import { HostLease } from '../../lib/subnet/host-lease.js'
 import { runAll } from '../../lib/subnet/loops.js'
 import { formatSubnet } from '../../lib/subnet/subnet-key.js'
+import { releaseSubnet } from '../../lib/subnet/subnet-writes.js'
 import type { DaemonContext } from './daemon.js'
 import { watchConfig } from './watch-config.js'
 import { confirmIdentity, renewIdentity } from './identity.js'
@@ -54,7 +55,11 @@ export async function serveNetwork(
     context.actions.clear()
   }
   if (rejoin.signal.aborted && !stop.aborted) return 'again'
-  if (flags['release-on-exit']) await releaseHeld(context, lease)
+  if (flags['release-on-exit']) {
+    // The next run must not go on from what is given back.
+    await prepared.cacheFile.remove()
+    await releaseHeld(context, lease)
+  }
   return 'stop'
 }
 

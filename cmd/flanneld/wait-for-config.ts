@@ -106,17 +106,18 @@ function warnOfUnknownKeys({ unknownKeys }: NetworkConfig, log: Logger): void {
 
 /**
  * --init-network: stores a first configuration if there is none, unless it
- * cannot work here.
+ * cannot work here. Returns whether others may have to put their records back: etcd
+ * was away, or had no configuration.
  *
  * @param isPatient wait for etcd if it does not answer or refuses.
  */
 export async function storeFirstConfig(
   context: DaemonContext,
   isPatient: boolean,
-): Promise<void> {
+): Promise<boolean> {
   const { flags, registry, prefix, endpoints, log, stop } = context
   const network = flags['init-network']
-  if (network === '') return
+  if (network === '') return false
   const text = JSON.stringify({ Network: network })
   const config = parseFirstConfig(text)
   const key = configKey(prefix)
@@ -130,7 +131,7 @@ export async function storeFirstConfig(
             { stored: entry.value },
             'etcd has a network configuration already; --init-network is not used (flannelctl config set changes it)',
           )
-        return
+        return waiting.hasBegun
       }
       await checkOverlaps({ config, endpoints })
       const { succeeded } = await registry.commit(
@@ -138,13 +139,14 @@ export async function storeFirstConfig(
         [{ kind: 'put', key, value: text }],
       )
       if (succeeded) log.info({ network }, 'stored a first network configuration')
-      return
+      return true
     } catch (error) {
       if (!isRegistryAway(error)) throw error
-      if (!isPatient) return
+      if (!isPatient) return true
       await waiting.wait(error.message)
     }
   }
+  return true
 }
 
 function isSameNetwork(stored: string, wanted: NetworkConfig): boolean {
