@@ -8,7 +8,7 @@ import { LeaseTable } from './lease-table.js'
 import { type NetworkConfig, isSubnetOf, isSubnetOfNetwork } from './network-config.js'
 import { type WhoWeAre, findOwnRecord } from './own-record.js'
 import { type Prefix, formatAddress, samePrefix } from './prefix.js'
-import type { Registry } from './registry.js'
+import type { Entry, Registry } from './registry.js'
 import {
   type Subnet,
   formatSubnet,
@@ -26,7 +26,14 @@ import {
   readSubnetRecord,
   sameAddresses,
 } from './subnet-record.js'
-import { deleteSubnet, guardOfConfig, guardsOfFree, putSubnet } from './subnet-writes.js'
+import {
+  claimsPrefix,
+  deleteSubnet,
+  guardOfConfig,
+  guardsOfFree,
+  putSubnet,
+  readClaimedHalf,
+} from './subnet-writes.js'
 
 /** Lost races before we give up for now; each round sees what the winners took. */
 const MAX_ROUNDS = 50
@@ -91,7 +98,7 @@ export async function acquireLease(asked: AcquireLease): Promise<HeldLease> {
   const { registry, prefix, holder, clock, signal } = options
   let settled = options.settleMs === 0
   for (let round = 1; round <= MAX_ROUNDS; round++) {
-    const { records, occupied } = await listRecords(options)
+    const { records, ...place } = await look(options)
     const fitting = records.filter(({ subnet }) =>
       isSubnetOfNetwork(subnet, options.config),
     )
@@ -104,7 +111,7 @@ export async function acquireLease(asked: AcquireLease): Promise<HeldLease> {
       continue
     }
     const held =
-      own === undefined ? await create(occupied, options) : await reuse(own, options)
+      own === undefined ? await create(place, options) : await reuse(own, options)
     if (held !== undefined) {
       await markLastHolder(registry, prefix, held.subnet, {
         hostId: holder.hostId,
@@ -131,11 +138,19 @@ function usablePrevious({
   return unwanted !== undefined && sameSubnet(previous, unwanted) ? undefined : previous
 }
 
-/** What is held: the records that can be read, our own in any case, and every subnet that a key is there for. */
-async function listRecords({ registry, prefix, made, holder }: AcquireLease): Promise<{
-  readonly records: readonly SubnetRecord[]
+/** What a newcomer finds. */
+interface Place {
+  /** Every subnet, or half of one, that somebody else has a key for, readable or not. */
   readonly occupied: readonly Subnet[]
-}> {
+  /** Claims of ours on halves, from a record that was lost. */
+  readonly ownClaims: readonly Entry[]
+}
+
+/** What is there: the records that can be read, our own in any case, and what is occupied. */
+async function look(
+  options: AcquireLease,
+): Promise<Place & { readonly records: readonly SubnetRecord[] }> {
+  const { registry, prefix, made, holder, config } = options
   const snapshot = await registry.list(subnetsPrefix(prefix))
   const table = new LeaseTable()
   table.replace(snapshot)
@@ -148,8 +163,19 @@ async function listRecords({ registry, prefix, made, holder }: AcquireLease): Pr
     const entry = { ...spoiled, value: formatHolder(holder) }
     table.apply([{ kind: 'put', entry }], 0)
   }
-  const occupied = snapshot.entries.flatMap(({ key }) => readSubnetKey(key) ?? [])
-  return { records: table.records(), occupied }
+  const claims =
+    config.families.length < 2 ? [] : (await registry.list(claimsPrefix(prefix))).entries
+  const isOurs = ({ value }: Entry): boolean => value === holder.hostId
+  return {
+    records: table.records(),
+    occupied: [
+      ...snapshot.entries.flatMap(({ key }) => readSubnetKey(key) ?? []),
+      ...claims
+        .filter(claim => !isOurs(claim))
+        .flatMap(claim => readClaimedHalf(claim) ?? []),
+    ],
+    ownClaims: claims.filter(isOurs),
+  }
 }
 
 /**
@@ -273,7 +299,7 @@ function clonedBy(hostId: string, at: string): SubnetError {
 }
 
 async function create(
-  occupied: readonly Subnet[],
+  { occupied, ownClaims }: Place,
   options: AcquireLease,
 ): Promise<HeldLease | undefined> {
   const { registry, prefix, holder, ttlSeconds, clock } = options
@@ -286,7 +312,7 @@ async function create(
   const record = { value: formatHolder(holder), hostId: holder.hostId }
   try {
     const { succeeded, revision } = await registry.commit(
-      [...guardsOfFree(prefix, subnet), config],
+      [...guardsOfFree(prefix, subnet, ownClaims), config],
       putSubnet(prefix, subnet, record, leaseId),
     )
     const revisions = { createRevision: revision, modRevision: revision }

@@ -12,7 +12,7 @@ import {
   readSubnetRecord,
   sameAddresses,
 } from './subnet-record.js'
-import { guardOfConfig, guardsOfFree, putSubnet } from './subnet-writes.js'
+import { guardOfConfig, guardsOfFree, putSubnet, readClaims } from './subnet-writes.js'
 
 /** No lease is renewed less often, however long it is. */
 const MAX_RENEW_INTERVAL_MS = 5 * 60_000
@@ -164,13 +164,14 @@ export class LeaseKeeper {
    * without one was wiped, and what its operator puts back decides.
    */
   async #restore(proof: Proof | undefined): Promise<void> {
-    const { registry, prefix, log } = this.#options
+    const { registry, prefix, holder, log } = this.#options
+    const { subnet } = this.#held
     const config = await guardOfConfig(registry, prefix)
-    log.warn(
-      { subnet: formatSubnet(this.#held.subnet) },
-      'our lease was gone; putting it back',
-    )
-    const guards = [...guardsOfFree(prefix, this.#held.subnet), config]
+    const claims = await readClaims(registry, prefix, subnet)
+    const taken = claims.find(({ value }) => value !== holder.hostId)
+    if (taken !== undefined) this.#refuse(taken, { backendType: '', hostId: taken.value })
+    log.warn({ subnet: formatSubnet(subnet) }, 'our lease was gone; putting it back')
+    const guards = [...guardsOfFree(prefix, subnet, claims), config]
     await this.#write(guards, proof)
   }
 
@@ -258,7 +259,11 @@ export class LeaseKeeper {
       guards,
       putSubnet(prefix, subnet, record, leaseId),
     )
-    if (!outcome.succeeded) throw this.#changedMeanwhile()
+    if (!outcome.succeeded) {
+      // Granted for nothing.
+      if (proof?.leaseId === undefined) await registry.revokeLease(leaseId)
+      throw this.#changedMeanwhile()
+    }
     this.#setHeld({
       key,
       subnet,

@@ -1,7 +1,13 @@
 import { SubnetError } from './errors.js'
-import type { Guard, Registry, Write } from './registry.js'
+import type { Entry, Guard, Registry, Write } from './registry.js'
 import { formatPrefix } from './prefix.js'
-import { type Subnet, configKey, formatSubnetKey, prefixesOf } from './subnet-key.js'
+import {
+  type Subnet,
+  configKey,
+  formatSubnetKey,
+  prefixesOf,
+  readSubnetKey,
+} from './subnet-key.js'
 import { readSubnetRecord } from './subnet-record.js'
 
 /**
@@ -10,18 +16,52 @@ import { readSubnetRecord } from './subnet-record.js'
  * in the same transaction and bound to the same lease, keeps each unique among
  * our daemons. A subnet of one family is its own claim.
  */
-export function claimKeys(prefix: string, subnet: Subnet): string[] {
+function claimKeys(prefix: string, subnet: Subnet): string[] {
   const halves = prefixesOf(subnet)
   if (halves.length < 2) return []
   return halves.map(
-    half => `${prefix}/claims/v${half.family}/${formatPrefix(half).replace('/', '-')}`,
+    half =>
+      `${claimsPrefix(prefix)}v${half.family}/${formatPrefix(half).replace('/', '-')}`,
   )
 }
 
-/** What must not be there for a subnet to be free. */
-export function guardsOfFree(prefix: string, subnet: Subnet): Guard[] {
+export function claimsPrefix(prefix: string): string {
+  return `${prefix}/claims/`
+}
+
+/** Claims on halves that are there: key, and as value the host id that has it. */
+export async function readClaims(
+  registry: Registry,
+  prefix: string,
+  subnet: Subnet,
+): Promise<Entry[]> {
+  const found: Entry[] = []
+  for (const key of claimKeys(prefix, subnet)) {
+    const { entry } = await registry.get(key)
+    if (entry !== undefined) found.push(entry)
+  }
+  return found
+}
+
+/** The half that a claim is on; undefined for a key that is none. */
+export function readClaimedHalf({ key }: Entry): Subnet | undefined {
+  const [, name = ''] = /\/claims\/v[46]\/([^/]+)$/.exec(key) ?? []
+  return readSubnetKey(name.includes(':') ? `0.0.0.0-0&${name}` : name)
+}
+
+/**
+ * What must not be there for a subnet to be free.
+ *
+ * @param own claims that are ours already, from a record that was lost.
+ */
+export function guardsOfFree(
+  prefix: string,
+  subnet: Subnet,
+  own: readonly Entry[] = [],
+): Guard[] {
+  const revisions = new Map(own.map(({ key, modRevision }) => [key, modRevision]))
   const keys = [formatSubnetKey(prefix, subnet), ...claimKeys(prefix, subnet)]
-  return keys.map(key => ({ key, modRevision: 0n }))
+  return keys.map(key => ({ key, modRevision: revisions.get(key) ?? 0n }))
 }
 
 /**

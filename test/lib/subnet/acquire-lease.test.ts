@@ -332,6 +332,27 @@ t.test('dual stack: no half is held twice', async t => {
   t.match(world.names()[0], /^10\.5\.1\.0-24&fc00:0:0:[123]::-64$/)
 })
 
+const BOTH = { Network: '10.5.0.0/16', EnableIPv6: true, IPv6Network: 'fc00::/48' }
+
+t.test(
+  'dual stack: a half that is claimed is not chosen, our own claims are no obstacle',
+  async t => {
+    const world = new LeaseWorld(BOTH)
+    const previous = subnetOf('10.5.7.0/24', 'fc00:0:0:7::/64')
+    const claim = (half: string, hostId: string): void => {
+      const key = `/net/claims/${half}`
+      world.etcd.commit([], [{ kind: 'put', key, value: hostId }])
+    }
+    claim('v4/10.5.7.0-24', 'host-b')
+    claim('v6/fc00:0:0:7::-64', 'host-a')
+
+    const { subnet } = await world.host('host-a', '1.1.1.1').acquire({ previous })
+
+    t.not(formatSubnet(subnet).split(' and ')[0], '10.5.7.0/24')
+    t.equal(formatSubnet(subnet).split(' and ')[1], 'fc00:0:0:7::/64')
+  },
+)
+
 t.test('a commit whose answer was lost leaves one record, and it is ours', async t => {
   const world = new LeaseWorld()
   const host = world.host('host-a', '1.1.1.1')

@@ -300,3 +300,51 @@ t.test('a keeper that is told to stop stops, and leaves the record', async t => 
   t.equal(world.value(NAME), OURS)
   t.equal(keeper.held.key, held.key)
 })
+
+const BOTH = { Network: '10.5.0.0/16', EnableIPv6: true, IPv6Network: 'fc00::/48' }
+const DUAL_NAME = '10.5.7.0-24&fc00:0:0:7::-64'
+
+/** A host that keeps a subnet of both families. */
+async function keepBoth(
+  t: Test,
+): Promise<
+  Pick<Kept, 'world' | 'keeper' | 'held'> & { readonly ended: Promise<unknown> }
+> {
+  const world = new LeaseWorld(BOTH)
+  const host = world.host('host-a', '1.1.1.1')
+  const previous = subnetOf('10.5.7.0/24', 'fc00:0:0:7::/64')
+  const held = await host.acquire({ previous })
+  const keeper = host.keeper(held)
+  const stop = new AbortController()
+  const ended = keeper.run(stop.signal).catch((error: unknown) => error)
+  t.teardown(() => {
+    stop.abort()
+    return ended
+  })
+  return { world, keeper, held, ended }
+}
+
+t.test('dual stack: a record deleted without its claims comes back', async t => {
+  const { world, keeper } = await keepBoth(t)
+
+  world.remove(DUAL_NAME)
+  keeper.checkNow()
+  await world.clock.settle()
+
+  t.ok(world.value(DUAL_NAME))
+})
+
+t.test('dual stack: the host hears that another has half of its subnet', async t => {
+  const { world, keeper, held, ended } = await keepBoth(t)
+
+  world.etcd.revoke(held.leaseId ?? '')
+  const key = '/net/claims/v4/10.5.7.0-24'
+  world.etcd.commit([], [{ kind: 'put', key, value: 'host-b' }])
+  keeper.checkNow()
+
+  t.match(await ended, {
+    code: 'ERR_LEASE_LOST',
+    message: /our subnet 10\.5\.7\.0\/24 and .* is held by host-b now/,
+  })
+  t.equal(world.value(DUAL_NAME), undefined)
+})
