@@ -1,41 +1,32 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { rmSync } from 'node:fs'
-import { readFile, writeFile } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
 import type { ForwardingState } from '../../encap/forwarding-table.js'
 import { DROP_REASONS, type Offender } from '../../encap/drops.js'
 import { PATH_PROTOCOL, type PathStatistics } from '../../encap/path-control.js'
-import * as libc from '../../linux/libc.js'
-import { type Tun, openTun } from '../../linux/tun.js'
-import { openUdpSocket } from '../../linux/udp-socket.js'
-import { listenUnix } from '../../linux/unix-socket.js'
-import type { Clock } from '../../subnet/clock.js'
 import { formatAddress, formatPrefix } from '../../subnet/prefix.js'
 import type { BackendContext } from '../backend.js'
 import { BackendError } from '../errors.js'
 import type { UdpContext } from '../udp.js'
-import { PATH_TITLE } from './path-title.js'
+import { endPath } from './end-path.js'
 import { PathClient } from './path-client.js'
+import {
+  DEVICE_NAME,
+  type Descriptors,
+  closeDescriptors,
+  openDescriptors,
+  socketPath,
+} from './path-descriptors.js'
 
 const PROGRAM = fileURLToPath(new URL('./path-main.js', import.meta.url))
-
-/** flannel's device name; %d is the first free number. */
-const DEVICE_PATTERN = 'flannel%d'
-
-/** Names that a device may carry into our commands and files. */
-const DEVICE_NAME = /^[a-zA-Z0-9._-]{1,15}$/
 
 /** The path holds a batch of packets and a table; Node's own share is most of it. */
 const HEAP_MB = 64
 
 /** How often a running path is asked whether it still answers. */
 const CHECK_INTERVAL_MS = 5000
-
-/** A killed path is gone within milliseconds, unless the machine is very busy. */
-const END_DEADLINE_MS = 5000
-const END_POLL_MS = 10
 
 /** Until a path that was started answers: Node's own start takes 50 ms, and seconds on a very busy machine. */
 const START_TIMEOUT_MS = 15_000
@@ -59,13 +50,6 @@ interface Purpose {
   readonly slotSize: number
 }
 
-/** Descriptors that a path needs and a successor may be given. */
-interface Descriptors {
-  readonly tun: Tun
-  readonly socket: number
-  readonly listener: number
-}
-
 /**
  * Finds the packet path that a former daemon left running, or opens the device
  * and the socket and starts one.
@@ -76,10 +60,6 @@ export async function openPathProcess(context: UdpContext): Promise<PathProcess>
   const path = new PathProcess(context)
   await path.start()
   return path
-}
-
-function socketPath({ runDir }: Pick<BackendContext, 'runDir'>): string {
-  return `${runDir}/path.sock`
 }
 
 function purposeOf(context: UdpContext, device: string): Purpose {
@@ -153,64 +133,6 @@ function parseLabel(label: string): Purpose | undefined {
     return DEVICE_NAME.test(purpose.device) ? purpose : undefined
   } catch {
     return undefined // some other program's label: not ours to take over
-  }
-}
-
-async function openDescriptors(context: UdpContext): Promise<Descriptors> {
-  const { address, port } = context
-  const opened: number[] = []
-  try {
-    const socket = openSocket(formatAddress(address), port)
-    opened.push(socket)
-    const tun = await openDevice(context)
-    opened.push(tun.fd)
-    rmSync(socketPath(context), { force: true })
-    const listener = listenUnix(socketPath(context))
-    return { tun, socket, listener }
-  } catch (error) {
-    for (const fd of opened) libc.close(fd)
-    throw error
-  }
-}
-
-function openSocket(address: string, port: number): number {
-  try {
-    return openUdpSocket(address, port)
-  } catch (cause) {
-    if (!(cause instanceof libc.SystemError)) throw cause
-    const hint =
-      cause.code === 'EADDRINUSE'
-        ? '; another flanneld or program uses it (ss -ulpn shows which): stop it, or set another Backend.Port on all hosts'
-        : ''
-    throw new BackendError('ERR_SOCKET', `${cause.message}${hint}`, { cause })
-  }
-}
-
-/** The name that we had last, so that rules and graphs of operators stay right; else the first free one. */
-async function openDevice({ stateDir }: UdpContext): Promise<Tun> {
-  const memory = `${stateDir}/device`
-  const last = (await readFile(memory, 'utf8').catch(() => '')).trim()
-  const tun =
-    (DEVICE_NAME.test(last) ? tryOpenTun(last) : undefined) ?? tryOpenTun(DEVICE_PATTERN)
-  if (tun === undefined)
-    throw new BackendError('ERR_DEVICE', `no free device name ${DEVICE_PATTERN}`)
-  if (tun.name !== last) await writeFile(memory, `${tun.name}\n`)
-  return tun
-}
-
-function tryOpenTun(name: string): Tun | undefined {
-  try {
-    return openTun(name)
-  } catch (cause) {
-    if (!(cause instanceof libc.SystemError)) throw cause
-    if (cause.code === 'EBUSY') return undefined
-    const hint =
-      cause.code === 'ENOENT' || cause.code === 'ENODEV'
-        ? '; the udp backend needs the tun module: modprobe tun, or choose another Backend.Type'
-        : cause.code === 'EPERM' || cause.code === 'EACCES'
-          ? '; run flanneld as root or with CAP_NET_ADMIN'
-          : ''
-    throw new BackendError('ERR_DEVICE', `${cause.message}${hint}`, { cause })
   }
 }
 
@@ -353,8 +275,7 @@ export class PathProcess {
       client.close()
     }
     if (this.#descriptors !== undefined) {
-      const { tun, socket, listener } = this.#descriptors
-      for (const fd of [tun.fd, socket, listener]) libc.close(fd)
+      closeDescriptors(this.#descriptors)
       this.#descriptors = undefined
     }
     if (how === 'end') rmSync(socketPath(this.#context), { force: true })
@@ -399,40 +320,6 @@ function spawnPath(
     log.debug({ pid: child.pid, exitCode, signal: signalName }, 'packet path ended')
   })
   return child
-}
-
-/**
- * Ends a path that hangs or is ending, and waits until its device and its port
- * are free: two must not read one device, and none can open them before. The
- * number alone could be another process by now, so that is looked at first.
- */
-async function endPath(pid: number, clock: Clock): Promise<void> {
-  const deadline = clock.now() + END_DEADLINE_MS
-  for (;;) {
-    const state = await stateOfPath(pid)
-    if (state === 'gone' || clock.now() > deadline) return
-    if (state === 'running') kill(pid)
-    await clock.sleep(END_POLL_MS)
-  }
-}
-
-/** A process that ends loses its command line first, then its descriptors, and is a zombie then. */
-async function stateOfPath(pid: number): Promise<'running' | 'ending' | 'gone'> {
-  const read = async (name: string): Promise<string> =>
-    await readFile(`/proc/${pid}/${name}`, 'latin1').catch(() => '')
-  const commandLine = await read('cmdline')
-  if (commandLine !== '') return commandLine.startsWith(PATH_TITLE) ? 'running' : 'gone'
-  const [, state] = /\) (\w) /.exec(await read('stat')) ?? []
-  return state === undefined || state === 'Z' || state === 'X' ? 'gone' : 'ending'
-}
-
-function kill(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL')
-  } catch (error) {
-    // It ended since it was looked at.
-    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
-  }
 }
 
 function withoutZeros(drops: PathStatistics['drops']): Partial<PathStatistics['drops']> {
