@@ -16,7 +16,7 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
   {
     name: 'a subnet is created without looking whether it is free',
     file: 'subnet/subnet-writes.js',
-    find: 'return keys.map(key => ({ key, modRevision: 0n }));',
+    find: 'return keys.map(key => ({ key, modRevision: revisions.get(key) ?? 0n }));',
     replace: 'return [];',
     seeds: 20,
   },
