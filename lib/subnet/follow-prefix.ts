@@ -15,7 +15,7 @@ export interface FollowPrefix {
   /** Everything there is: at first, and again after every cut. */
   readonly onSnapshot: (snapshot: Snapshot) => Promise<void> | void
   readonly onChanges: (changes: readonly Change[]) => void
-  /** Called when the registry stops or starts to answer, with the reason if it stops. */
+  /** Called with every sign that the registry answers or does not, and the reason if it does not. */
   readonly onReachable?: (reachable: boolean, why: string) => void
 }
 
@@ -30,8 +30,8 @@ export async function followPrefix(
   options: FollowPrefix,
   signal: AbortSignal,
 ): Promise<void> {
-  const { registry, prefix, log, onSnapshot, onChanges } = options
-  const retry = new Retry(options)
+  const { registry, prefix, clock, log, onSnapshot, onChanges, onReachable } = options
+  const backoff = new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS)
   while (!signal.aborted) {
     try {
       const snapshot = await registry.list(prefix)
@@ -42,41 +42,19 @@ export async function followPrefix(
         signal,
       )) {
         if (changes.length > 0) onChanges(changes)
-        retry.succeeded()
+        backoff.reset()
+        onReachable?.(true, '')
       }
     } catch (error) {
       if (!(error instanceof SubnetError)) throw error
       log.debug({ prefix, reason: error.message }, 'listing again')
-      await retry.failed(error, signal)
+      if (isAway(error)) onReachable?.(false, error.message)
+      await backoff.wait(signal)
     }
   }
 }
 
-/** Says once that the registry is away and once that it is back, and waits in between. */
-class Retry {
-  readonly #onReachable: FollowPrefix['onReachable']
-  readonly #backoff: Backoff
-  #failing = false
-
-  constructor({ clock, onReachable }: FollowPrefix) {
-    this.#onReachable = onReachable
-    this.#backoff = new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS)
-  }
-
-  succeeded(): void {
-    this.#backoff.reset()
-    if (!this.#failing) return
-    this.#failing = false
-    this.#onReachable?.(true, '')
-  }
-
-  async failed(error: SubnetError, signal: AbortSignal): Promise<void> {
-    const away =
-      error.code === 'ERR_REGISTRY_UNAVAILABLE' || error.code === 'ERR_REGISTRY_REFUSED'
-    if (away && !this.#failing) {
-      this.#failing = true
-      this.#onReachable?.(false, error.message)
-    }
-    await this.#backoff.wait(signal)
-  }
+/** Not so when history was compacted or goes back: that is an answer. */
+function isAway({ code }: SubnetError): boolean {
+  return code === 'ERR_REGISTRY_UNAVAILABLE' || code === 'ERR_REGISTRY_REFUSED'
 }

@@ -45,7 +45,7 @@ export interface OwnMark {
 /** What this host knows of everybody's leases, kept up with the registry. */
 export class LeaseView {
   readonly table = new LeaseTable()
-  /** False while the registry does not answer. */
+  /** False while the leases cannot be watched, because the registry does not answer. */
   reachable = true
   /** True once a list has come from the registry. */
   listed = false
@@ -162,7 +162,6 @@ export class LeaseView {
       this.#wake.abort()
     }
     this.listed = true
-    this.reachable = true
     this.#tell()
   }
 
@@ -187,6 +186,7 @@ export class LeaseView {
   }
 
   #setReachable(reachable: boolean, why: string): void {
+    if (reachable === this.reachable) return
     const { log } = this.#options
     this.reachable = reachable
     if (reachable) log.info('etcd answers again')
