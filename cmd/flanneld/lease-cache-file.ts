@@ -12,18 +12,11 @@ import { readFileIfAny, writeFileAtomic } from './files.js'
 /** It names every host of the network. */
 const MODE = 0o600
 
-/** Changes that follow each other closely are written once. */
-const GATHER_MS = 5000
-
-/** While nothing changes, the times in it are brought up to date this often. */
-const REFRESH_MS = 60_000
-
 /** The lease cache on disk. Losing it costs nothing while etcd answers, so its troubles are only told. */
 export class LeaseCacheFile {
   readonly #path: string
   readonly #clock: Clock
   readonly #log: Logger
-  #wake = new AbortController()
   #isFailing = false
 
   constructor(path: string, clock: Clock, log: Logger) {
@@ -45,33 +38,7 @@ export class LeaseCacheFile {
     }
   }
 
-  /** Something changed: write soon. */
-  touch(): void {
-    this.#wake.abort()
-  }
-
-  /** Writes what `describe` says, after changes and now and then, until `signal` aborts. */
-  async run(describe: () => LeaseCache, signal: AbortSignal): Promise<void> {
-    while (!signal.aborted) {
-      await this.#write(describe())
-      await this.#clock.sleep(GATHER_MS, signal)
-      const wait = AbortSignal.any([signal, this.#wake.signal])
-      await this.#clock.sleep(REFRESH_MS, wait)
-      this.#wake = new AbortController()
-    }
-    await this.#write(describe())
-  }
-
-  async remove(): Promise<void> {
-    await rm(this.#path, { force: true }).catch((error: unknown) => {
-      this.#log.warn(
-        { reason: (error as Error).message },
-        'cannot remove the lease cache',
-      )
-    })
-  }
-
-  async #write(cache: LeaseCache): Promise<void> {
+  async write(cache: LeaseCache): Promise<void> {
     try {
       const text = formatLeaseCache(cache, await this.#present())
       await writeFileAtomic(this.#path, text, MODE)
@@ -84,6 +51,15 @@ export class LeaseCacheFile {
         )
       this.#isFailing = true
     }
+  }
+
+  async remove(): Promise<void> {
+    await rm(this.#path, { force: true }).catch((error: unknown) => {
+      this.#log.warn(
+        { reason: (error as Error).message },
+        'cannot remove the lease cache',
+      )
+    })
   }
 
   async #present(): Promise<Moment> {

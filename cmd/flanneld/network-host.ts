@@ -7,6 +7,7 @@ import { type Subnet, formatSubnet, sameSubnet } from '../../lib/subnet/subnet-k
 import { formatHolder, toEntry } from '../../lib/subnet/subnet-record.js'
 import type { DaemonContext } from './daemon.js'
 import { startFirewall } from './firewall.js'
+import { keepLeaseCache } from '../../lib/subnet/keep-lease-cache.js'
 import type { LeaseCache } from '../../lib/subnet/lease-cache.js'
 import type { PreparedNetwork } from './prepare-network.js'
 import { writeSubnetEnv } from './subnet-env-file.js'
@@ -106,7 +107,11 @@ export class NetworkHost implements Host {
       each => sync.run(each),
       each => backend.run(each),
       each => firewall.run(each),
-      each => serving.cacheFile.run(() => describeCache(serving), each),
+      keepLeaseCache({
+        tenure: serving.tenure,
+        clock: this.#context.clock,
+        write: () => serving.cacheFile.write(describeCache(serving)),
+      }),
       each => this.#announce(serving, each),
     ])
   }
@@ -131,17 +136,13 @@ export class NetworkHost implements Host {
   }
 
   /** Wakes what depends on the view whenever that changes. */
-  async #followView(
-    { tenure, sync, cacheFile }: Serving,
-    signal: AbortSignal,
-  ): Promise<void> {
+  async #followView({ tenure, sync }: Serving, signal: AbortSignal): Promise<void> {
     const { state, journal } = this.#context
     const { view } = tenure
     const update = (): void => {
       if (state.etcdReachable !== view.reachable)
         journal.write(view.reachable ? 'etcd is back' : 'etcd is away')
       state.etcdReachable = view.reachable
-      cacheFile.touch()
       if (view.listed || view.table.records().length > 0) sync.wake()
     }
     const forget = view.subscribe(update)

@@ -21,6 +21,7 @@ import {
 } from './subnet-key.js'
 import {
   type Holder,
+  type Lease,
   type SubnetRecord,
   formatHolder,
   readSubnetRecord,
@@ -60,7 +61,7 @@ export interface AcquireLease extends WhoWeAre {
   /** What this host wrote last, as far as it remembers: another address in our record is a stranger's. */
   readonly former?: Holder | undefined
   /** The record that this host made last: ours, whatever somebody has written into it. */
-  readonly made?: Pick<HeldLease, 'key' | 'createRevision'> | undefined
+  readonly made?: Pick<HeldLease, 'key' | 'createRevision' | 'leaseId'> | undefined
   /** Before a newcomer picks a subnet, others get this long to put their records back. */
   readonly settleMs: number
   readonly ttlSeconds: number
@@ -230,6 +231,10 @@ async function reuse(
       ? { key, subnet, createRevision, modRevision, provenAt }
       : undefined
   }
+  if (await isGood(own, options)) {
+    const { leaseId, modRevision } = own
+    return { key, subnet, createRevision, modRevision, leaseId, provenAt }
+  }
   const leaseId = await registry.grantLease(ttlSeconds)
   const outcome = await registry.commit(
     guards,
@@ -240,6 +245,21 @@ async function reuse(
     return { key, subnet, createRevision, modRevision, leaseId, provenAt }
   await registry.revokeLease(leaseId)
   return undefined
+}
+
+/**
+ * Whether the record is as an earlier run of ours left it and its etcd lease is
+ * good for as long as ours shall be: then nothing needs writing, and no other
+ * host hears of our restart.
+ */
+async function isGood(
+  own: Lease,
+  { registry, made, holder, ttlSeconds }: AcquireLease,
+): Promise<boolean> {
+  if (own.leaseId !== made?.leaseId || own.key !== made.key) return false
+  if (own.createRevision !== made.createRevision) return false
+  if (formatHolder(own.holder) !== formatHolder(holder)) return false
+  return (await registry.keepLeaseAlive(own.leaseId)) === ttlSeconds
 }
 
 function tellTakeover({ subnet, holder }: SubnetRecord, log: Logger): void {

@@ -10,20 +10,24 @@ import {
   formatLeaseCache,
   parseLeaseCache,
 } from '../../lib/subnet/lease-cache.js'
+import { keepLeaseCache } from '../../lib/subnet/keep-lease-cache.js'
 import { runAll } from '../../lib/subnet/loops.js'
 import { parseNetworkConfig } from '../../lib/subnet/network-config.js'
 import { parseAddress } from '../../lib/subnet/prefix.js'
 import type { Subnet } from '../../lib/subnet/subnet-key.js'
-import { formatHolder, parseHolder, toEntry } from '../../lib/subnet/subnet-record.js'
+import {
+  type Holder,
+  formatHolder,
+  parseHolder,
+  toEntry,
+} from '../../lib/subnet/subnet-record.js'
 import { HostClock } from '../fakes/manual-clock.js'
 import { MemoryRegistry } from '../fakes/memory-registry.js'
 import { silent } from '../helpers/log.js'
 import type { SimulatedNetwork } from './simulated-network.js'
 
-/** As in cmd/flanneld: how often the configuration is asked for, and the cache refreshed. */
+/** As in cmd/flanneld: how often the configuration is asked for. */
 const CONFIG_POLL_MS = 1000
-const CACHE_GATHER_MS = 5000
-const CACHE_REFRESH_MS = 60_000
 
 /** A lease counts as unproven so shortly before its end (lib/subnet/permit.ts). */
 export const MARGIN_MS = 20_000
@@ -54,6 +58,14 @@ interface Daemon {
   rejoin: AbortController
   /** The subnet that it serves at present. */
   serving?: Tenure | undefined
+}
+
+/** A subnet that is served, and what was known when it was taken. */
+interface Part {
+  readonly daemon: Daemon
+  readonly tenure: Tenure
+  readonly configText: string
+  readonly holder: Holder
 }
 
 /**
@@ -253,7 +265,7 @@ export class SimulatedHost {
       const rejoin = daemon.rejoin.signal
       try {
         const serve = (tenure: Tenure, each: AbortSignal): Promise<void> =>
-          this.#serve({ daemon, tenure, configText: found.text }, each)
+          this.#serve({ daemon, tenure, holder, configText: found.text }, each)
         const permit = (until: number): Promise<void> => {
           this.#permit(daemon, until)
           return Promise.resolve()
@@ -304,11 +316,9 @@ export class SimulatedHost {
   }
 
   /** What NetworkHost does with a subnet. */
-  async #serve(
-    part: { daemon: Daemon; tenure: Tenure; configText: string },
-    signal: AbortSignal,
-  ): Promise<void> {
-    const { daemon, tenure, configText } = part
+  async #serve(part: Part, signal: AbortSignal): Promise<void> {
+    const { daemon, tenure } = part
+    const config = parseNetworkConfig(part.configText)
     if (this.#daemon !== daemon) return
     const { keeper, view, permit } = tenure
     const { subnet } = keeper.held
@@ -316,7 +326,6 @@ export class SimulatedHost {
     daemon.serving = tenure
     const path = this.#openPath(subnet)
     path.permitUntil = permit.until
-    const config = parseNetworkConfig(configText)
     const selector = new RemoteSelector(keeper.held, config, '')
     const sync = new RemoteSync({
       backend: {
@@ -334,7 +343,16 @@ export class SimulatedHost {
     })
     if (view.listed || view.table.records().length > 0) sync.wake()
     try {
-      await runAll(signal, [each => sync.run(each), each => this.#keepCache(part, each)])
+      await runAll(signal, [
+        each => sync.run(each),
+        keepLeaseCache({
+          tenure,
+          clock: this.clock,
+          write: () => {
+            this.#writeCache(part)
+          },
+        }),
+      ])
     } finally {
       forget()
       daemon.serving = undefined
@@ -359,47 +377,20 @@ export class SimulatedHost {
     path.remotes = remotes
   }
 
-  async #keepCache(
-    {
-      daemon,
-      tenure,
-      configText,
-    }: { daemon: Daemon; tenure: Tenure; configText: string },
-    signal: AbortSignal,
-  ): Promise<void> {
+  #writeCache({ daemon, tenure, configText, holder }: Part): void {
+    if (this.#daemon !== daemon) return
     const { keeper, permit, view } = tenure
-    const { publicIp } = this
-    const write = (): void => {
-      if (this.#daemon !== daemon) return
-      const { held } = keeper
-      const holder = {
-        publicIp: parseAddress(publicIp),
-        backendType: '',
-        hostId: this.disk.hostId,
-      }
-      this.disk.told = held.subnet
-      const cache = {
-        config: configText,
-        held,
-        permitUntil: permit.until,
-        holder: formatHolder(holder),
-        records: view.table.records().map(toEntry),
-        orphans: view.forgotten(),
-      }
-      this.disk.cache = formatLeaseCache(cache, this.#present())
+    const { held } = keeper
+    this.disk.told = held.subnet
+    const cache = {
+      config: configText,
+      held,
+      permitUntil: permit.until,
+      holder: formatHolder(holder),
+      records: view.table.records().map(toEntry),
+      orphans: view.forgotten(),
     }
-    let wake = new AbortController()
-    const forget = view.subscribe(() => {
-      wake.abort()
-    })
-    while (!signal.aborted) {
-      write()
-      await this.clock.sleep(CACHE_GATHER_MS, signal)
-      await this.clock.sleep(CACHE_REFRESH_MS, AbortSignal.any([signal, wake.signal]))
-      wake = new AbortController()
-    }
-    forget()
-    write()
+    this.disk.cache = formatLeaseCache(cache, this.#present())
   }
 }
 

@@ -245,14 +245,18 @@ export class SimulatedNetwork {
   }
 
   /**
-   * Two machines go by one id, and etcd has forgotten which of them was there
-   * last: the other may take the record for an old one of its own.
+   * Two machines go by one id, and nothing tells which of them was there last:
+   * etcd has forgotten it, or the other has, which was ordered to give its subnet
+   * up. Then the other may take the record for an old one of its own.
    */
   #mayLoseToDouble(host: SimulatedHost): boolean {
-    const hasDouble = this.hosts.some(
-      other => other !== host && other.disk.hostId === host.disk.hostId,
+    const isRecent = this.now - this.forgotAt < 5 * MINUTE_MS
+    return this.hosts.some(
+      other =>
+        other !== host &&
+        other.disk.hostId === host.disk.hostId &&
+        (isRecent || other.disk.cache === undefined),
     )
-    return hasDouble && this.now - this.forgotAt < 5 * MINUTE_MS
   }
 
   #isServing(host: SimulatedHost, { subnet, holder }: Remote): boolean {

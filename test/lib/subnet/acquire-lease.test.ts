@@ -37,6 +37,24 @@ t.test('a host finds its record by its id, wherever it lives now', async t => {
   t.equal(world.names().length, 1)
 })
 
+t.test('a restart writes nothing while the lease is good', async t => {
+  const world = new LeaseWorld()
+  const made = await world.host('host-a', '1.1.1.1').acquire()
+  const begin = world.etcd.get(made.key)?.modRevision
+  await world.clock.advance(3600_000)
+
+  const again = await world.host('host-a', '1.1.1.1').acquire({ made })
+
+  t.strictSame(again, { ...made, provenAt: world.clock.now() })
+  t.equal(world.etcd.get(made.key)?.modRevision, begin, 'nobody hears of it')
+  t.equal(world.etcd.timeToLive(again.leaseId!), TTL_SECONDS, 'and it is renewed')
+
+  const longer = await world
+    .host('host-a', '1.1.1.1')
+    .acquire({ made, ttlSeconds: 2 * TTL_SECONDS })
+  t.equal(world.etcd.timeToLive(longer.leaseId!), 2 * TTL_SECONDS, 'another lease time')
+})
+
 t.test(
   "a record with our address is ours: flannel's, or one from before our state was lost",
   async t => {
