@@ -112,7 +112,7 @@ export async function acquireLease(asked: AcquireLease): Promise<HeldLease> {
       continue
     }
     const held =
-      own === undefined ? await create(place, options) : await reuse(own, options)
+      own === undefined ? await create(place, options) : await reuse(own, place, options)
     if (held !== undefined) {
       await markLastHolder(registry, prefix, held.subnet, {
         hostId: holder.hostId,
@@ -145,6 +145,8 @@ interface Place {
   readonly occupied: readonly Subnet[]
   /** Claims of ours on halves, from a record that was lost. */
   readonly ownClaims: readonly Entry[]
+  /** Key of the record that we made and somebody has made unreadable since. */
+  readonly spoiledKey: string | undefined
 }
 
 /** What is there: the records that can be read, our own in any case, and what is occupied. */
@@ -176,6 +178,7 @@ async function look(
         .flatMap(claim => readClaimedHalf(claim) ?? []),
     ],
     ownClaims: claims.filter(isOurs),
+    spoiledKey: spoiled?.key,
   }
 }
 
@@ -211,6 +214,7 @@ async function giveBack(
 /** Takes over our own record. */
 async function reuse(
   own: SubnetRecord,
+  { spoiledKey }: Place,
   options: AcquireLease,
 ): Promise<HeldLease | undefined> {
   const { registry, prefix, holder, ttlSeconds, clock, log } = options
@@ -231,7 +235,7 @@ async function reuse(
       ? { key, subnet, createRevision, modRevision, provenAt }
       : undefined
   }
-  if (await isGood(own, options)) {
+  if (key !== spoiledKey && (await isGood(own, options))) {
     const { leaseId, modRevision } = own
     return { key, subnet, createRevision, modRevision, leaseId, provenAt }
   }

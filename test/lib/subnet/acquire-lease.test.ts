@@ -37,6 +37,18 @@ t.test('a host finds its record by its id, wherever it lives now', async t => {
   t.equal(world.names().length, 1)
 })
 
+t.test('a record of ours that somebody spoiled is written again', async t => {
+  const world = new LeaseWorld()
+  const made = await world.host('host-a', '1.1.1.1').acquire()
+  const name = made.key.slice(made.key.lastIndexOf('/') + 1)
+  world.put(name, '{', made.leaseId)
+
+  const again = await world.host('host-a', '1.1.1.1').acquire({ made })
+
+  t.equal(again.key, made.key)
+  t.equal(world.value(name), OURS)
+})
+
 t.test('a restart writes nothing while the lease is good', async t => {
   const world = new LeaseWorld()
   const made = await world.host('host-a', '1.1.1.1').acquire()
