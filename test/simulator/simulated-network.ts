@@ -1,6 +1,7 @@
 import type { Remote } from '../../lib/backend/backend.js'
 import { RemoteSelector } from '../../lib/backend/remotes.js'
 import type { HeldLease } from '../../lib/subnet/acquire-lease.js'
+import { DOUBT_MS } from '../../lib/subnet/keep-lease.js'
 import {
   type NetworkConfig,
   parseNetworkConfig,
@@ -236,7 +237,7 @@ export class SimulatedNetwork {
     }
   }
 
-  /** A restored etcd has given the subnet to a host that has no other: its word counts in the end. */
+  /** A restored etcd has given the subnet to another host: its word counts in the end. */
   #isOvertaken({ subnet, holder }: Remote): boolean {
     const record = this.records().find(other => subnetsOverlap(other.subnet, subnet))
     if (record === undefined || record.holder.hostId === holder.hostId) return false
@@ -323,11 +324,15 @@ export class SimulatedNetwork {
     }
   }
 
-  /** A restored etcd says that a host has a subnet, and it lives on another one. */
+  /** A restored etcd says that a host has a subnet, and it lives on another one and can say so. */
   #isGhost(subnet: Subnet, hostId: string): boolean {
     const host = this.hosts.find(({ disk }) => disk.hostId === hostId)
     const held = host?.held
-    return held !== undefined && this.nameOf(held.subnet) !== this.nameOf(subnet)
+    if (host === undefined || held === undefined) return false
+    return (
+      this.nameOf(held.subnet) !== this.nameOf(subnet) &&
+      this.#isConnected(host, DOUBT_MS)
+    )
   }
 
   *#everythingWrong(): Generator<[string, Wrong]> {
