@@ -233,6 +233,8 @@ export class SimulatedNetwork {
       if (!this.#isConnected(owner, T_MS) || owner.path === undefined) continue
       if (this.#isOvertaken(remote)) continue
       if (this.#recently(this.#touchedAt.get(this.nameOf(remote.subnet)))) continue
+      // It held nothing a moment ago, and that is what this host goes by.
+      if (this.#recently(this.#tenures.get(owner)?.at(-1))) continue
       this.report(`${host.name} removed its working route to ${owner.name}, ${gone}`)
     }
   }
