@@ -7,7 +7,7 @@ export function planAlloc(context: BackendContext): BackendPlan {
   const { underlay } = context
   return {
     leaseType: '',
-    overlayMtu: underlay.mtu - OVERHEAD.alloc,
+    overlayMtu: underlay.mtu - OVERHEAD.alloc(),
     start: async () => {
       await endLeftPath(context)
       return new AllocBackend(underlay.device)

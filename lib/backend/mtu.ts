@@ -1,9 +1,11 @@
-/** Bytes of the headers that encapsulation adds (RFC 791, RFC 768). */
-const IPV4_HEADER = 20
-const UDP_HEADER = 8
+import { IPV4_HEADER, IPV6_HEADER } from '../encap/ip.js'
+import { UDP_HEADER } from '../encap/transport.js'
+import type { Family } from '../subnet/prefix.js'
 
-/** What each backend takes off the underlay's MTU. */
+const IP_HEADER = { 4: IPV4_HEADER, 6: IPV6_HEADER } as const
+
+/** What each backend takes off the MTU of an underlay of that family. */
 export const OVERHEAD = {
-  udp: IPV4_HEADER + UDP_HEADER,
-  alloc: 0,
+  udp: (underlay: Family): number => IP_HEADER[underlay] + UDP_HEADER,
+  alloc: (): number => 0,
 } as const

@@ -1,15 +1,21 @@
 import type { ForwardingState, NextHop } from '../encap/forwarding-table.js'
+import { MAX_INDEX_BITS, type Range } from '../encap/subnet-index.js'
 import { batch } from '../linux/iproute.js'
 import { writeSysctl } from '../linux/sysctl.js'
-import { type NetworkConfig, familyConfig, option } from '../subnet/network-config.js'
+import { type NetworkConfig, option } from '../subnet/network-config.js'
 import {
+  ADDRESS_BITS,
   type Address,
+  type Family,
   type Prefix,
+  addressBytes,
   baseAddress,
   formatAddress,
+  formatEndpoint,
   formatPrefix,
 } from '../subnet/prefix.js'
-import { subnetPrefix } from '../subnet/subnet-key.js'
+import { type Subnet, prefixesOf, subnetPrefix } from '../subnet/subnet-key.js'
+import type { Holder } from '../subnet/subnet-record.js'
 import type {
   Backend,
   BackendContext,
@@ -25,56 +31,60 @@ import { type PathProcess, openPathProcess } from './udp/path-process.js'
 /** flannel's port when the configuration names none. */
 const DEFAULT_PORT = 8285
 
-/** The packet path's table has room for a /8 cut into the smallest subnets, /30. */
-const SHORTEST_NETWORK = 8
-
 interface UdpOptions {
-  /** The range that packets of ours come from and go to. */
-  readonly network: Prefix
   readonly port: number
+  /** Copy the DSCP of packets to the outer header. */
+  readonly copyDscp: boolean
 }
 
-/** flannel's udp backend is IPv4 on both levels; so is the wire format. Throws BackendError. */
+/**
+ * What packets travel in: IPv4, as flannel has it, unless the network is of IPv6
+ * alone. Either carries packets of both families.
+ */
+function underlayFamily({ families }: NetworkConfig): Family {
+  return families.some(({ network }) => network.family === 4) ? 4 : 6
+}
+
+/** Throws BackendError. */
 export function checkUdp(config: NetworkConfig): UdpOptions {
-  const family = familyConfig(config, 4)
-  if (family === undefined || config.families.length > 1) throw onlyIpv4()
-  if (family.network.length < SHORTEST_NETWORK) {
+  for (const { network, subnetLength } of config.families) {
+    if (subnetLength - network.length <= MAX_INDEX_BITS) continue
     throw new BackendError(
       'ERR_BACKEND_UNSUPPORTED',
-      `the udp backend carries a Network of /${SHORTEST_NETWORK} at most, not ${formatPrefix(family.network)}`,
+      `the udp backend carries ${2 ** MAX_INDEX_BITS} subnets at most: a SubnetLen of ${network.length + MAX_INDEX_BITS} or less in ${formatPrefix(network)}, not ${subnetLength}`,
     )
   }
-  const port = readPort(option(config.backend.options, 'Port'))
-  return { network: family.network, port }
+  const { options } = config.backend
+  return {
+    port: readPort(option(options, 'Port')),
+    copyDscp: readFlag('CopyDSCP', option(options, 'CopyDSCP')),
+  }
 }
 
 export function planUdp(context: BackendContext): BackendPlan {
   const { config, underlay } = context
   const options = checkUdp(config)
-  const address = underlay.addresses[4]
-  if (address === undefined) throw onlyIpv4()
-  const overlayMtu = underlay.mtu - OVERHEAD.udp
+  const family = underlayFamily(config)
+  const address = underlay.addresses[family]
+  if (address === undefined)
+    throw new BackendError(
+      'ERR_BACKEND_UNSUPPORTED',
+      `the udp backend needs an IPv${family} address on ${underlay.device}`,
+    )
+  const overlayMtu = underlay.mtu - OVERHEAD.udp(family)
   return {
     leaseType: '',
     overlayMtu,
-    start: async subnet => {
-      const own = subnetPrefix(subnet, 4)
-      if (own === undefined) throw new TypeError('the udp backend needs an IPv4 subnet')
-      return await UdpBackend.start({
-        ...context,
-        ...options,
-        address,
-        overlayMtu,
-        subnet: own,
-      })
-    },
+    start: async subnet =>
+      await UdpBackend.start({ ...context, ...options, address, overlayMtu, subnet }),
   }
 }
 
-function onlyIpv4(): BackendError {
-  return new BackendError(
-    'ERR_BACKEND_UNSUPPORTED',
-    'the udp backend carries IPv4 over IPv4 only; set EnableIPv6 to false, or another Backend.Type',
+function readFlag(name: string, value: unknown): boolean {
+  if (value === undefined || typeof value === 'boolean') return value ?? false
+  throw new BackendError(
+    'ERR_BACKEND_OPTION',
+    `Backend.${name} is ${JSON.stringify(value)}; it must be true or false`,
   )
 }
 
@@ -88,13 +98,12 @@ function readPort(value: unknown): number {
   )
 }
 
-export interface UdpContext extends BackendContext {
-  readonly network: Prefix
+export interface UdpContext extends BackendContext, UdpOptions {
+  /** The underlay address that datagrams are sent from and come to. */
   readonly address: Address
-  readonly port: number
   readonly overlayMtu: number
   /** Of this host. */
-  readonly subnet: Prefix
+  readonly subnet: Subnet
 }
 
 class UdpBackend implements Backend {
@@ -129,16 +138,22 @@ class UdpBackend implements Backend {
 
   /** Every line may be repeated; the kernel keeps what is there already. */
   async #configureDevice(): Promise<void> {
-    const { network, overlayMtu, subnet } = this.#context
+    const { config, overlayMtu, subnet } = this.#context
     const { device } = this
     await this.#acceptLocal()
     try {
       await batch([
-        // No router solicitations of the kernel's on a device that carries IPv4 alone.
+        // No router solicitations of the kernel's on a device that leads to no router.
         `link set dev ${device} addrgenmode none`,
-        `address replace ${formatAddress(baseAddress(subnet))}/32 dev ${device}`,
+        ...prefixesOf(subnet).map(
+          own =>
+            `address replace ${formatAddress(baseAddress(own))}/${ADDRESS_BITS[own.family]} dev ${device}`,
+        ),
         `link set dev ${device} mtu ${overlayMtu} up`,
-        `route replace ${formatPrefix(network)} dev ${device} proto ${ROUTE_PROTOCOL} scope global`,
+        ...config.families.map(
+          ({ network }) =>
+            `route replace ${formatPrefix(network)} dev ${device} proto ${ROUTE_PROTOCOL}${network.family === 4 ? ' scope global' : ''}`,
+        ),
       ])
     } catch (cause) {
       const why = cause instanceof Error ? cause.message : String(cause)
@@ -165,27 +180,33 @@ class UdpBackend implements Backend {
   }
 
   routeTo({ holder }: Remote): RouteToRemote | undefined {
-    if (holder.publicIp === undefined) return undefined
-    const nextHop = `${formatAddress(holder.publicIp)}:${this.#context.port}`
-    return { device: this.device, nextHop }
-  }
-
-  #forwardingState(remotes: readonly Remote[]): ForwardingState {
-    const { network, port, verify, subnet } = this.#context
+    const address = underlayAddress(holder, this.#context.address.family)
+    if (address === undefined) return undefined
     return {
-      network: toUint32(network.network),
-      networkLength: network.length,
-      subnet: toUint32(subnet.network),
-      subnetLength: subnet.length,
-      verify,
-      hops: remotes.flatMap(remote => this.#nextHopOf(remote, port)),
+      device: this.device,
+      nextHop: formatEndpoint(address, this.#context.port),
     }
   }
 
-  #nextHopOf(remote: Remote, port: number): readonly NextHop[] {
+  #forwardingState(remotes: readonly Remote[]): ForwardingState {
+    const { config, verify, subnet, copyDscp } = this.#context
+    return {
+      families: config.families.flatMap(({ network }) => {
+        const own = subnetPrefix(subnet, network.family)
+        return own === undefined
+          ? []
+          : [{ network: toRange(network), subnet: toRange(own) }]
+      }),
+      verify,
+      copyDscp,
+      hops: remotes.flatMap(remote => this.#nextHopOf(remote)),
+    }
+  }
+
+  #nextHopOf(remote: Remote): readonly NextHop[] {
     let hops = this.#hops.get(remote)
     if (hops === undefined) {
-      hops = toNextHop(remote, port)
+      hops = toNextHop(remote, this.#context)
       this.#hops.set(remote, hops)
     }
     return hops
@@ -205,7 +226,7 @@ class UdpBackend implements Backend {
       type: 'udp',
       device: this.device,
       mtu: overlayMtu,
-      listen: `${formatAddress(address)}:${port}`,
+      listen: formatEndpoint(address, port),
       path: await this.#path.describe(),
     }
   }
@@ -216,22 +237,39 @@ class UdpBackend implements Backend {
 }
 
 /** The lease names no port: a remote listens on the one that we do. */
-function toNextHop({ subnet, holder }: Remote, port: number): NextHop[] {
-  const prefix = subnetPrefix(subnet, 4)
-  if (prefix === undefined || holder.publicIp === undefined) return []
+function toNextHop({ subnet, holder }: Remote, context: UdpContext): NextHop[] {
+  const { config, address, port } = context
+  const publicAddress = underlayAddress(holder, address.family)
+  if (publicAddress === undefined) return []
   return [
     {
-      network: toUint32(prefix.network),
-      length: prefix.length,
-      address: toUint32(holder.publicIp.value),
+      subnets: prefixesOf(subnet)
+        .filter(prefix => isIndexed(prefix, config))
+        .map(toRange),
+      address: addressBytes(publicAddress),
       port,
       sources: (holder.sourceIps ?? [])
-        .filter(source => source.family === 4)
-        .map(source => toUint32(source.value)),
+        .filter(({ family }) => family === address.family)
+        .map(addressBytes),
+      // Ours do: stock flannel writes no host id.
+      carriesEcn: holder.hostId !== undefined,
     },
   ]
 }
 
-function toUint32(value: bigint): number {
-  return Number(value)
+/** A lease from before the subnets were made larger may be finer than the table is. */
+function isIndexed(prefix: Prefix, { families }: NetworkConfig): boolean {
+  return families.some(
+    ({ network }) =>
+      network.family === prefix.family &&
+      prefix.length - network.length <= MAX_INDEX_BITS,
+  )
+}
+
+function underlayAddress(holder: Holder, family: Family): Address | undefined {
+  return family === 4 ? holder.publicIp : holder.publicIpv6
+}
+
+function toRange(prefix: Prefix): Range {
+  return { address: addressBytes(baseAddress(prefix)), length: prefix.length }
 }

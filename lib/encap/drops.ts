@@ -1,9 +1,11 @@
+import { equalBytes } from './bytes.js'
+
 /** Why a packet was given up. The value is an index into the counters; 0 is no drop. */
 export const Drop = {
   none: 0,
   // Either direction.
   tooShort: 1,
-  notIpv4: 2,
+  notIp: 2,
   badHeader: 3,
   noPermit: 4,
   // From the TUN.
@@ -17,6 +19,10 @@ export const Drop = {
   writeFailed: 11,
   // From the TUN, a container with an address that this host had once.
   foreignSource: 12,
+  // From the TUN, longer than the way to its remote and not to be fragmented.
+  tooBig: 13,
+  // From the underlay: a router marked congestion on a packet that cannot carry the mark (RFC 6040).
+  congestion: 14,
 } as const
 
 export type DropReason = keyof typeof Drop
@@ -24,13 +30,18 @@ export type DropReason = keyof typeof Drop
 /** Names by value, for people and metrics. */
 export const DROP_REASONS = Object.keys(Drop) as readonly DropReason[]
 
-/** What one sender did wrong, and how often. Addresses are unsigned 32-bit numbers. */
+/** What one sender did wrong, and how often. Addresses are 4 or 16 bytes, or none where the packet had none. */
 export interface Offender {
   readonly reason: number
-  readonly outer: number
-  readonly inner: number
+  readonly outer: Uint8Array
+  readonly inner: Uint8Array
   readonly count: number
 }
+
+const ADDRESS = 16
+/** Both addresses with the length of each. */
+const ENTRY = 2 * (1 + ADDRESS)
+const INNER = 1 + ADDRESS
 
 /**
  * Counts drops by reason, and remembers the latest offenders among the
@@ -39,17 +50,16 @@ export interface Offender {
  */
 export class DropLedger {
   readonly counts = new Float64Array(DROP_REASONS.length)
-  readonly #reason: Uint8Array
-  readonly #outer: Uint32Array
-  readonly #inner: Uint32Array
-  readonly #count: Float64Array
+  readonly #reasons: Uint8Array
+  readonly #addresses: Uint8Array
+  readonly #counts: Float64Array
+  readonly #entry = new Uint8Array(ENTRY)
   #next = 0
 
   constructor(capacity = 32) {
-    this.#reason = new Uint8Array(capacity)
-    this.#outer = new Uint32Array(capacity)
-    this.#inner = new Uint32Array(capacity)
-    this.#count = new Float64Array(capacity)
+    this.#reasons = new Uint8Array(capacity)
+    this.#addresses = new Uint8Array(capacity * ENTRY)
+    this.#counts = new Float64Array(capacity)
   }
 
   /** Counts packets that have no sender to blame. */
@@ -57,39 +67,63 @@ export class DropLedger {
     this.counts[reason]! += packets
   }
 
-  /** Counts a datagram from `outer` whose packet claimed to come from `inner`. */
-  blame(reason: number, outer: number, inner: number): void {
+  /**
+   * Counts a datagram whose packet claimed to come from an inner address.
+   *
+   * @param outerLength 4 or 16 bytes at `outerStart`.
+   * @param innerLength the same, or 0 for none.
+   */
+  blame(
+    reason: number,
+    outer: Uint8Array,
+    outerStart: number,
+    outerLength: number,
+    inner: Uint8Array,
+    innerStart: number,
+    innerLength: number,
+  ): void {
     this.counts[reason]! += 1
-    for (let slot = 0; slot < this.#reason.length; slot++) {
+    const entry = this.#entry
+    entry.fill(0)
+    entry[0] = outerLength
+    for (let index = 0; index < outerLength; index++)
+      entry[1 + index] = outer[outerStart + index]!
+    entry[INNER] = innerLength
+    for (let index = 0; index < innerLength; index++)
+      entry[INNER + 1 + index] = inner[innerStart + index]!
+    for (let slot = 0; slot < this.#reasons.length; slot++) {
       if (
-        this.#outer[slot] === outer &&
-        this.#reason[slot] === reason &&
-        this.#inner[slot] === inner
+        this.#reasons[slot] === reason &&
+        equalBytes(this.#addresses, slot * ENTRY, entry, 0, ENTRY)
       ) {
-        this.#count[slot]! += 1
+        this.#counts[slot]! += 1
         return
       }
     }
     const slot = this.#next
-    this.#next = (slot + 1) % this.#reason.length
-    this.#reason[slot] = reason
-    this.#outer[slot] = outer
-    this.#inner[slot] = inner
-    this.#count[slot] = 1
+    this.#next = (slot + 1) % this.#reasons.length
+    this.#reasons[slot] = reason
+    this.#addresses.set(entry, slot * ENTRY)
+    this.#counts[slot] = 1
   }
 
   offenders(): Offender[] {
     const found: Offender[] = []
-    for (let slot = 0; slot < this.#reason.length; slot++) {
-      const reason = this.#reason[slot]!
+    for (let slot = 0; slot < this.#reasons.length; slot++) {
+      const reason = this.#reasons[slot]!
       if (reason === Drop.none) continue
+      const at = slot * ENTRY
       found.push({
         reason,
-        outer: this.#outer[slot]!,
-        inner: this.#inner[slot]!,
-        count: this.#count[slot]!,
+        outer: this.#address(at),
+        inner: this.#address(at + INNER),
+        count: this.#counts[slot]!,
       })
     }
     return found
+  }
+
+  #address(at: number): Uint8Array {
+    return this.#addresses.slice(at + 1, at + 1 + this.#addresses[at]!)
   }
 }

@@ -1,4 +1,5 @@
-import { Drop } from './drops.js'
+import { equalBytes } from './bytes.js'
+import { type Range, RangeMatcher, SubnetIndex } from './subnet-index.js'
 
 /** Which source addresses a datagram is checked for. */
 export const Verify = {
@@ -16,148 +17,146 @@ export const VERIFY_MODES = Object.keys(Verify) as readonly VerifyMode[]
 /** Further source addresses that one remote's record may list. */
 export const MAX_SOURCES = 4
 
-/** A remote's subnet and where its packets go. Addresses are unsigned 32-bit numbers. */
+/** A remote's subnets and where its packets go. Addresses are 4 or 16 bytes. */
 export interface NextHop {
-  readonly network: number
-  readonly length: number
-  readonly address: number
+  /** One of each family that it has. */
+  readonly subnets: readonly Range[]
+  readonly address: Uint8Array
   /** UDP port, host order. */
   readonly port: number
   /** Addresses besides `address` that the remote may send from. */
-  readonly sources: readonly number[]
+  readonly sources: readonly Uint8Array[]
+  /** It brings a congestion mark on the outer header back into the packet (RFC 6040), as stock flannel does not. */
+  readonly carriesEcn: boolean
+}
+
+/** A family of the overlay. */
+export interface ForwardingFamily {
+  readonly network: Range
+  /** This host's own subnet; its base is the TUN's address and the source of ICMP errors. */
+  readonly subnet: Range
 }
 
 /** All that the packet path must know to forward. */
 export interface ForwardingState {
-  readonly network: number
-  readonly networkLength: number
-  /** This host's own subnet; its base is the TUN's address and the source of ICMP errors. */
-  readonly subnet: number
-  readonly subnetLength: number
+  readonly families: readonly ForwardingFamily[]
   readonly verify: VerifyMode
+  /** Copy the DSCP of packets to the outer header. */
+  readonly copyDscp: boolean
   readonly hops: readonly NextHop[]
 }
 
-/** 4 Mi slots are 16 MiB: a /8 cut into /30s. */
-const MAX_SLOTS = 1 << 22
+/** Bytes of a struct sockaddr_in6; a sockaddr_in takes the first 16 of them. */
+export const SOCKADDR = 28
 
-/** Bytes of a struct sockaddr_in. */
-export const SOCKADDR_IN = 16
+/** One family's part of the table. */
+export class FamilyTable {
+  readonly own: RangeMatcher
+  readonly hops: SubnetIndex
+  /** The TUN's address. */
+  readonly address: Uint8Array
 
-function maskOf(length: number): number {
-  return length === 0 ? 0 : (0xffffffff << (32 - length)) >>> 0
+  constructor({ network, subnet }: ForwardingFamily, hops: readonly NextHop[]) {
+    const size = network.address.length
+    this.own = new RangeMatcher(subnet)
+    this.address = subnet.address
+    this.hops = new SubnetIndex(
+      network,
+      hops.flatMap(({ subnets }, number) =>
+        subnets
+          .filter(({ address }) => address.length === size)
+          .map(range => ({ range, number })),
+      ),
+    )
+  }
 }
 
 /**
- * Finds the remote of an address with one array read. All subnets of a network
- * have one length, apart from leases that outlive a change of SubnetLen, so the
- * index is cut at the finest length present: slot = (address - network) >>> shift.
- *
- * Built whole and then only read, so that a new one is published by assignment.
+ * Where packets go, and where they may come from. Built whole and then only
+ * read, so that a new one is published by assignment.
  */
 export class ForwardingTable {
-  readonly ownSubnet: number
-  readonly ownMask: number
   readonly verify: number
+  readonly copyDscp: boolean
   readonly hopCount: number
-  /** struct sockaddr_in of each hop, one after the other. */
+  /** struct sockaddr_in or sockaddr_in6 of each hop, SOCKADDR bytes apart. */
   readonly sockaddrs: Uint8Array
-  readonly #network: number
-  readonly #mask: number
-  readonly #shift: number
-  /** Hop number plus one; 0 where no remote is. */
-  readonly #slots: Uint32Array
-  readonly #addresses: Uint32Array
-  readonly #sources: Uint32Array
+  readonly carriesEcn: Uint8Array
+  readonly #ipv4: FamilyTable | undefined
+  readonly #ipv6: FamilyTable | undefined
+  /** Each hop's own address and then its sources, 16 bytes each, zero-filled. */
+  readonly #senders: Uint8Array
 
-  constructor(state: ForwardingState) {
-    const { network, networkLength, hops } = state
-    this.ownSubnet = state.subnet
-    this.ownMask = maskOf(state.subnetLength)
-    this.verify = Verify[state.verify]
+  constructor({ families, verify, copyDscp, hops }: ForwardingState) {
+    const ofSize = (size: number): FamilyTable | undefined => {
+      const family = families.find(({ network }) => network.address.length === size)
+      return family && new FamilyTable(family, hops)
+    }
+    this.verify = Verify[verify]
+    this.copyDscp = copyDscp
     this.hopCount = hops.length
-    this.#network = network
-    this.#mask = maskOf(networkLength)
-
-    const finest = hops.reduce(
-      (length, hop) => Math.max(length, hop.length),
-      networkLength,
-    )
-    const slotCount = 2 ** (finest - networkLength)
-    if (slotCount > MAX_SLOTS) {
-      throw new RangeError(`a /${networkLength} in /${finest}s needs ${slotCount} slots`)
+    this.#ipv4 = ofSize(4)
+    this.#ipv6 = ofSize(16)
+    this.sockaddrs = new Uint8Array(hops.length * SOCKADDR)
+    this.carriesEcn = Uint8Array.from(hops, hop => (hop.carriesEcn ? 1 : 0))
+    this.#senders = new Uint8Array(hops.length * SENDERS * SENDER)
+    for (const [index, { address, port, sources }] of hops.entries()) {
+      writeSockaddr(this.sockaddrs, index * SOCKADDR, address, port)
+      const senders = [address, ...sources.slice(0, MAX_SOURCES)]
+      for (const [slot, sender] of senders.entries())
+        this.#senders.set(sender, (index * SENDERS + slot) * SENDER)
     }
-    this.#shift = 32 - finest
-    this.#slots = new Uint32Array(slotCount)
-    this.#addresses = Uint32Array.from(hops, hop => hop.address)
-    this.#sources = new Uint32Array(hops.length * MAX_SOURCES)
-    this.sockaddrs = new Uint8Array(hops.length * SOCKADDR_IN)
-    // Coarse subnets first, so that where two overlap the finer one stands.
-    const order = hops.map((_, index) => index)
-    order.sort((a, b) => hops[a]!.length - hops[b]!.length)
-    for (const index of order) this.#place(hops[index]!, index, finest)
   }
 
-  #place(hop: NextHop, index: number, finest: number): void {
-    if (hop.length < 1 || (hop.network & this.#mask) >>> 0 !== this.#network) {
-      throw new RangeError(`a next hop lies outside the network`)
-    }
-    if ((hop.network & maskOf(hop.length)) >>> 0 !== hop.network) {
-      throw new RangeError(`a next hop's subnet has host bits`)
-    }
-    const width = 2 ** (finest - hop.length)
-    // With a shift of 32 (one slot for everything) JS would shift by nothing.
-    const first = this.#shift === 32 ? 0 : (hop.network - this.#network) >>> this.#shift
-    this.#slots.fill(index + 1, first, first + width)
-    this.#sources.set(hop.sources.slice(0, MAX_SOURCES), index * MAX_SOURCES)
-    writeSockaddrIn(this.sockaddrs, index * SOCKADDR_IN, hop.address, hop.port)
+  /** @param version 4 or 6. */
+  family(version: number): FamilyTable | undefined {
+    return version === 4 ? this.#ipv4 : version === 6 ? this.#ipv6 : undefined
   }
 
-  /** The hop whose subnet holds the address, or -Drop.noRoute. Allocates nothing. */
-  lookup(address: number): number {
-    if ((address & this.#mask) >>> 0 !== this.#network) return -Drop.noRoute
-    const hop =
-      this.#slots[this.#shift === 32 ? 0 : (address - this.#network) >>> this.#shift]!
-    return hop === 0 ? -Drop.noRoute : hop - 1
-  }
-
-  /** True when a datagram from `outer` may carry packets of this hop's subnet. */
-  maySendFrom(hop: number, outer: number): boolean {
-    if (this.#addresses[hop] === outer) return true
-    if (outer === 0) return false
-    const start = hop * MAX_SOURCES
-    for (let index = start; index < start + MAX_SOURCES; index++) {
-      if (this.#sources[index] === outer) return true
+  /**
+   * True when a datagram from an outer address may carry packets of this hop's
+   * subnets.
+   *
+   * @param length 4 or 16 bytes at `start`.
+   */
+  maySendFrom(hop: number, bytes: Uint8Array, start: number, length: number): boolean {
+    const first = hop * SENDERS
+    for (let sender = first; sender < first + SENDERS; sender++) {
+      if (!equalBytes(this.#senders, sender * SENDER, bytes, start, length)) continue
+      // The rest of an empty slot is zero, and so is the unspecified address: nobody sends from it.
+      return !isZero(bytes, start, length)
     }
     return false
   }
 
-  /** Whether an address is of the network, but not of our subnet; never when sources are not verified. */
-  isForeign(address: number): boolean {
-    return (
-      this.verify !== Verify.off &&
-      (address & this.#mask) >>> 0 === this.#network &&
-      (address & this.ownMask) >>> 0 !== this.ownSubnet
-    )
-  }
-
-  /** True when any remote may send from `outer`. Linear: only for explaining a drop. */
-  isKnownSender(outer: number): boolean {
-    return (
-      outer !== 0 && (this.#addresses.includes(outer) || this.#sources.includes(outer))
-    )
+  /** True when any remote may send from the address. Linear: only for explaining a drop. */
+  isKnownSender(bytes: Uint8Array, start: number, length: number): boolean {
+    for (let hop = 0; hop < this.hopCount; hop++)
+      if (this.maySendFrom(hop, bytes, start, length)) return true
+    return false
   }
 }
 
-/** struct sockaddr_in: family in host order (little endian on all we run on), port and address in network order. */
-export function writeSockaddrIn(
+const SENDER = 16
+const SENDERS = 1 + MAX_SOURCES
+
+function isZero(bytes: Uint8Array, start: number, length: number): boolean {
+  for (let index = 0; index < length; index++)
+    if (bytes[start + index] !== 0) return false
+  return true
+}
+
+/** struct sockaddr_in or sockaddr_in6: family in host order (little endian on all we run on), port and address in network order. */
+export function writeSockaddr(
   bytes: Uint8Array,
   start: number,
-  address: number,
+  address: Uint8Array,
   port: number,
 ): void {
-  const view = new DataView(bytes.buffer, bytes.byteOffset + start, SOCKADDR_IN)
-  view.setUint16(0, 2, true) // AF_INET
-  view.setUint16(2, port)
-  view.setUint32(4, address)
+  const isIpv4 = address.length === 4
+  bytes[start] = isIpv4 ? 2 : 10 // AF_INET, AF_INET6
+  bytes[start + 1] = 0
+  bytes[start + 2] = port >>> 8
+  bytes[start + 3] = port
+  bytes.set(address, start + (isIpv4 ? 4 : 8))
 }

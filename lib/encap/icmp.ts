@@ -1,98 +1,187 @@
-import { internetChecksum } from './checksum.js'
+import { readUint16, readUint32, writeUint16, writeUint32 } from './bytes.js'
+import { fold, internetChecksum, sumPseudoHeader, sumWords } from './checksum.js'
 import {
   CHECKSUM,
   DESTINATION,
+  DESTINATION6,
   FRAGMENT,
   FRAGMENT_OFFSET_MASK,
+  HOP_LIMIT,
   IPV4_HEADER,
+  IPV6_HEADER,
+  NEXT_HEADER,
+  PAYLOAD_LENGTH,
   PROTOCOL,
   PROTOCOL_ICMP,
+  PROTOCOL_ICMPV6,
   SOURCE,
+  SOURCE6,
   TOTAL_LENGTH,
   TTL,
-  readUint16,
-  readUint32,
-  writeUint16,
-  writeUint32,
-} from './ipv4.js'
+  headerLength4,
+  versionOf,
+} from './ip.js'
 
-/** Bytes of an ICMP error before the packet that it quotes (RFC 792). */
+/** What a sender is told. */
+export const IcmpError = { netUnreachable: 0, tooBig: 1 } as const
+export type IcmpErrorKind = (typeof IcmpError)[keyof typeof IcmpError]
+
+/**
+ * Type and code by kind: RFC 792 and RFC 1191 (destination unreachable: net,
+ * fragmentation needed), RFC 4443 (no route to destination, packet too big).
+ */
+const TYPES4 = [3, 3] as const
+const CODES4 = [0, 4] as const
+const TYPES6 = [1, 2] as const
+
+/** Bytes of an ICMP error before the packet that it quotes. */
 const ICMP_HEADER = 8
 
-/** RFC 1812 section 4.3.2.3 asks for as much of the packet as fits in 576 bytes. */
-export const MAX_ICMP_ERROR = 576
-
-/** Destination unreachable (RFC 792). */
-export const DESTINATION_UNREACHABLE = 3
-export const NET_UNREACHABLE = 0
+/** As much of the packet as fits is quoted: RFC 1812 section 4.3.2.3, RFC 4443 section 2.4. */
+const MAX_ERROR4 = 576
+export const MAX_ICMP_ERROR = 1280
 
 const ECHO_REPLY = 0
 const ECHO_REQUEST = 8
+/** ICMPv6 messages below this are errors (RFC 4443 section 2.1). */
+const FIRST_INFORMATIONAL6 = 128
+const FRAGMENT_HEADER6 = 44
 
 /**
  * True when an ICMP error may be sent about the packet: never about an ICMP
  * error, a later fragment, or a packet from or to an address that is not one
- * host's (RFC 1122 section 3.2.2). The caller has checked that 20 bytes follow `start`.
+ * host's (RFC 1122 section 3.2.2, RFC 4443 section 2.4). The packet is a whole
+ * IP packet.
  */
 export function mayAnswerWithError(
-  slab: Uint8Array,
+  bytes: Uint8Array,
   start: number,
   length: number,
 ): boolean {
-  if ((readUint16(slab, start + FRAGMENT) & FRAGMENT_OFFSET_MASK) !== 0) return false
-  if (!isOneHost(readUint32(slab, start + SOURCE))) return false
-  if (!isOneHost(readUint32(slab, start + DESTINATION))) return false
-  if (slab[start + PROTOCOL] !== PROTOCOL_ICMP) return true
-  const icmpStart = (slab[start]! & 0x0f) << 2
-  if (length <= icmpStart) return false
-  const type = slab[start + icmpStart]
+  return versionOf(bytes, start) === 4
+    ? mayAnswer4(bytes, start, length)
+    : mayAnswer6(bytes, start, length)
+}
+
+function mayAnswer4(bytes: Uint8Array, start: number, length: number): boolean {
+  if ((readUint16(bytes, start + FRAGMENT) & FRAGMENT_OFFSET_MASK) !== 0) return false
+  if (!isOneHost4(readUint32(bytes, start + SOURCE))) return false
+  if (!isOneHost4(readUint32(bytes, start + DESTINATION))) return false
+  if (bytes[start + PROTOCOL] !== PROTOCOL_ICMP) return true
+  const icmp = headerLength4(bytes, start)
+  if (length <= icmp) return false
+  const type = bytes[start + icmp]
   return type === ECHO_REPLY || type === ECHO_REQUEST
 }
 
 /** Neither 0.0.0.0/8, loopback, multicast nor broadcast. */
-function isOneHost(address: number): boolean {
+function isOneHost4(address: number): boolean {
   const first = address >>> 24
   return first !== 0 && first !== 127 && first < 224
 }
 
+/** Extension headers that could hide an ICMP error or a fragment are not gone through: no answer. */
+function mayAnswer6(bytes: Uint8Array, start: number, length: number): boolean {
+  if (!isOneHost6(bytes, start + SOURCE6)) return false
+  if (!isOneHost6(bytes, start + DESTINATION6)) return false
+  const next = bytes[start + NEXT_HEADER]!
+  if (next === 0 || next === 43 || next === FRAGMENT_HEADER6 || next === 60) return false
+  if (next !== PROTOCOL_ICMPV6) return true
+  return length > IPV6_HEADER && bytes[start + IPV6_HEADER]! >= FIRST_INFORMATIONAL6
+}
+
+/** Neither multicast nor the unspecified address. */
+function isOneHost6(bytes: Uint8Array, at: number): boolean {
+  if (bytes[at] === 0xff) return false
+  return (
+    (readUint32(bytes, at) |
+      readUint32(bytes, at + 4) |
+      readUint32(bytes, at + 8) |
+      readUint32(bytes, at + 12)) !==
+    0
+  )
+}
+
 /**
- * Writes the ICMP error about a packet, IP header included, to the start of
- * `out` and returns its length. The caller has checked mayAnswerWithError and
- * that `out` holds MAX_ICMP_ERROR bytes.
+ * Writes the ICMP error about a packet, IP header included, to `at` and returns
+ * its length. The caller has checked mayAnswerWithError and that MAX_ICMP_ERROR
+ * bytes are there.
  *
- * @param from the address that the error comes from, unsigned 32 bits.
+ * @param from the address that the error comes from, of the packet's family.
+ * @param mtu for tooBig: the longest packet that would pass.
  */
 export function writeIcmpError(
-  out: Uint8Array,
-  from: number,
-  type: number,
-  code: number,
-  slab: Uint8Array,
+  bytes: Uint8Array,
+  at: number,
+  from: Uint8Array,
+  kind: IcmpErrorKind,
+  mtu: number,
   start: number,
   length: number,
 ): number {
-  const quoted = Math.min(length, MAX_ICMP_ERROR - IPV4_HEADER - ICMP_HEADER)
+  return versionOf(bytes, start) === 4
+    ? writeError4(bytes, at, from, kind, mtu, start, length)
+    : writeError6(bytes, at, from, kind, mtu, start, length)
+}
+
+function writeError4(
+  bytes: Uint8Array,
+  at: number,
+  from: Uint8Array,
+  kind: IcmpErrorKind,
+  mtu: number,
+  start: number,
+  length: number,
+): number {
+  const quoted = Math.min(length, MAX_ERROR4 - IPV4_HEADER - ICMP_HEADER)
   const total = IPV4_HEADER + ICMP_HEADER + quoted
+  const icmp = at + IPV4_HEADER
+  bytes.fill(0, at, icmp + ICMP_HEADER)
+  bytes[at] = 0x45
+  bytes[at + 1] = 0xc0 // internetwork control (RFC 1812 section 4.3.2.5)
+  writeUint16(bytes, at + TOTAL_LENGTH, total)
+  bytes[at + TTL] = 64
+  bytes[at + PROTOCOL] = PROTOCOL_ICMP
+  bytes.set(from, at + SOURCE)
+  writeUint32(bytes, at + DESTINATION, readUint32(bytes, start + SOURCE))
+  writeUint16(bytes, at + CHECKSUM, internetChecksum(bytes, at, IPV4_HEADER))
 
-  out.fill(0, 0, IPV4_HEADER + ICMP_HEADER)
-  out[0] = 0x45
-  out[1] = 0xc0 // internetwork control (RFC 1812 section 4.3.2.5)
-  writeUint16(out, TOTAL_LENGTH, total)
-  out[TTL] = 64
-  out[PROTOCOL] = PROTOCOL_ICMP
-  writeUint32(out, SOURCE, from)
-  writeUint32(out, DESTINATION, readUint32(slab, start + SOURCE))
-  writeUint16(out, CHECKSUM, internetChecksum(out, 0, IPV4_HEADER))
-
-  out[IPV4_HEADER] = type
-  out[IPV4_HEADER + 1] = code
-  out.set(slab.subarray(start, start + quoted), IPV4_HEADER + ICMP_HEADER)
-  writeUint16(
-    out,
-    IPV4_HEADER + 2,
-    internetChecksum(out, IPV4_HEADER, ICMP_HEADER + quoted),
-  )
+  bytes[icmp] = TYPES4[kind]
+  bytes[icmp + 1] = CODES4[kind]
+  if (kind === IcmpError.tooBig) writeUint16(bytes, icmp + 6, mtu)
+  bytes.copyWithin(icmp + ICMP_HEADER, start, start + quoted)
+  const checksum = internetChecksum(bytes, icmp, ICMP_HEADER + quoted)
+  writeUint16(bytes, icmp + 2, checksum)
   return total
+}
+
+function writeError6(
+  bytes: Uint8Array,
+  at: number,
+  from: Uint8Array,
+  kind: IcmpErrorKind,
+  mtu: number,
+  start: number,
+  length: number,
+): number {
+  const quoted = Math.min(length, MAX_ICMP_ERROR - IPV6_HEADER - ICMP_HEADER)
+  const payload = ICMP_HEADER + quoted
+  const icmp = at + IPV6_HEADER
+  bytes.fill(0, at, icmp + ICMP_HEADER)
+  bytes[at] = 0x60
+  writeUint16(bytes, at + PAYLOAD_LENGTH, payload)
+  bytes[at + NEXT_HEADER] = PROTOCOL_ICMPV6
+  bytes[at + HOP_LIMIT] = 64
+  bytes.set(from, at + SOURCE6)
+  bytes.copyWithin(at + DESTINATION6, start + SOURCE6, start + SOURCE6 + 16)
+
+  bytes[icmp] = TYPES6[kind]
+  if (kind === IcmpError.tooBig) writeUint32(bytes, icmp + 4, mtu)
+  bytes.copyWithin(icmp + ICMP_HEADER, start, start + quoted)
+  const pseudo = sumPseudoHeader(bytes, at, 6, PROTOCOL_ICMPV6, payload)
+  const sum = fold(pseudo + sumWords(bytes, icmp, payload))
+  writeUint16(bytes, icmp + 2, ~sum & 0xffff)
+  return IPV6_HEADER + payload
 }
 
 /**

@@ -1,10 +1,6 @@
 import { DROP_REASONS, type DropReason, type Offender } from './drops.js'
-import {
-  type ForwardingState,
-  MAX_SOURCES,
-  type NextHop,
-  VERIFY_MODES,
-} from './forwarding-table.js'
+import { type ForwardingState, MAX_SOURCES, VERIFY_MODES } from './forwarding-table.js'
+import type { Range } from './subnet-index.js'
 
 /**
  * The control protocol between the daemon and its packet path, over a stream
@@ -19,7 +15,7 @@ import {
  * `hello` and `stop` keep their meaning for ever, so that a daemon of any
  * version can find out what runs and end it.
  */
-export const PATH_PROTOCOL = 1
+export const PATH_PROTOCOL = 2
 
 export const PathMessage = {
   hello: 1, // request: empty; reply: protocol (u16), pid (u32), label
@@ -27,6 +23,7 @@ export const PathMessage = {
   forwarding: 3, // request: the whole ForwardingState; reply: empty once it is in force
   permit: 4, // request: deadline in ms of CLOCK_BOOTTIME (f64); reply: empty
   statistics: 5, // reply: PathStatistics
+  descriptors: 6, // reply: empty, with the path's descriptors beside it (SCM_RIGHTS)
 } as const
 
 export type PathMessageType = (typeof PathMessage)[keyof typeof PathMessage]
@@ -34,7 +31,7 @@ export type PathMessageType = (typeof PathMessage)[keyof typeof PathMessage]
 export const FRAME_HEADER = 5
 
 /** Room for the state of 65,536 remotes with all their sources. */
-export const MAX_PAYLOAD = 4 << 20
+export const MAX_PAYLOAD = 16 << 20
 
 export function encodeFrame(type: PathMessageType, payload: Uint8Array): Buffer {
   const frame = Buffer.alloc(FRAME_HEADER + payload.length)
@@ -105,76 +102,159 @@ export function decodePermit(payload: Buffer): number {
   return payload.readDoubleBE(0)
 }
 
-/** network, length, subnet, length, verify, hop count */
-const STATE_HEADER = 4 + 1 + 4 + 1 + 1 + 4
-/** network, length, address, port, source count */
-const HOP_HEADER = 4 + 1 + 4 + 2 + 1
+/**
+ * Appends to a payload; the reader below takes it apart again. Addresses and
+ * ranges are preceded by the length of what follows.
+ */
+class PayloadWriter {
+  #bytes = Buffer.alloc(4096)
+  #at = 0
+
+  #room(size: number): number {
+    if (this.#at + size > this.#bytes.length)
+      this.#bytes = Buffer.concat([this.#bytes, Buffer.alloc(this.#bytes.length + size)])
+    this.#at += size
+    return this.#at - size
+  }
+
+  uint8(value: number): void {
+    const at = this.#room(1)
+    this.#bytes.writeUInt8(value, at)
+  }
+
+  uint16(value: number): void {
+    const at = this.#room(2)
+    this.#bytes.writeUInt16BE(value, at)
+  }
+
+  uint32(value: number): void {
+    const at = this.#room(4)
+    this.#bytes.writeUInt32BE(value, at)
+  }
+
+  double(value: number): void {
+    const at = this.#room(8)
+    this.#bytes.writeDoubleBE(value, at)
+  }
+
+  address(address: Uint8Array): void {
+    this.uint8(address.length)
+    const at = this.#room(address.length)
+    this.#bytes.set(address, at)
+  }
+
+  range({ address, length }: Range): void {
+    this.address(address)
+    this.uint8(length)
+  }
+
+  take(): Buffer {
+    return this.#bytes.subarray(0, this.#at)
+  }
+}
+
+/** Throws RangeError, as Buffer does, when the payload is too short or holds what it must not. */
+class PayloadReader {
+  readonly #bytes: Buffer
+  #at = 0
+
+  constructor(bytes: Buffer) {
+    this.#bytes = bytes
+  }
+
+  uint8(): number {
+    return this.#bytes.readUInt8(this.#at++)
+  }
+
+  uint16(): number {
+    this.#at += 2
+    return this.#bytes.readUInt16BE(this.#at - 2)
+  }
+
+  uint32(): number {
+    this.#at += 4
+    return this.#bytes.readUInt32BE(this.#at - 4)
+  }
+
+  double(): number {
+    this.#at += 8
+    return this.#bytes.readDoubleBE(this.#at - 8)
+  }
+
+  /** 4 or 16 bytes; none only where that is allowed. */
+  address(isOptional = false): Uint8Array {
+    const length = this.uint8()
+    if (length !== 4 && length !== 16 && !(isOptional && length === 0))
+      throw new RangeError(`an address of ${length} bytes`)
+    const address = new Uint8Array(this.#bytes.subarray(this.#at, this.#at + length))
+    if (address.length !== length) throw new RangeError('the payload ends in an address')
+    this.#at += length
+    return address
+  }
+
+  range(): Range {
+    const address = this.address()
+    const length = this.uint8()
+    if (length > 8 * address.length) throw new RangeError(`prefix length ${length}`)
+    return { address, length }
+  }
+
+  /** So many of something, each at least a byte long. */
+  times<T>(count: number, read: () => T): T[] {
+    if (count > this.#bytes.length) throw new RangeError(`a count of ${count}`)
+    return Array.from({ length: count }, read)
+  }
+
+  get isAtEnd(): boolean {
+    return this.#at === this.#bytes.length
+  }
+
+  end(): void {
+    if (!this.isAtEnd) throw new RangeError('trailing bytes')
+  }
+}
 
 export function encodeForwarding(state: ForwardingState): Buffer {
-  const size = state.hops.reduce(
-    (sum, hop) => sum + HOP_HEADER + 4 * Math.min(hop.sources.length, MAX_SOURCES),
-    STATE_HEADER,
-  )
-  const payload = Buffer.alloc(size)
-  let at = payload.writeUInt32BE(state.network, 0)
-  at = payload.writeUInt8(state.networkLength, at)
-  at = payload.writeUInt32BE(state.subnet, at)
-  at = payload.writeUInt8(state.subnetLength, at)
-  at = payload.writeUInt8(VERIFY_MODES.indexOf(state.verify), at)
-  at = payload.writeUInt32BE(state.hops.length, at)
-  for (const hop of state.hops) {
-    const sources = hop.sources.slice(0, MAX_SOURCES)
-    at = payload.writeUInt32BE(hop.network, at)
-    at = payload.writeUInt8(hop.length, at)
-    at = payload.writeUInt32BE(hop.address, at)
-    at = payload.writeUInt16BE(hop.port, at)
-    at = payload.writeUInt8(sources.length, at)
-    for (const source of sources) at = payload.writeUInt32BE(source, at)
+  const payload = new PayloadWriter()
+  payload.uint8(VERIFY_MODES.indexOf(state.verify))
+  payload.uint8(state.copyDscp ? 1 : 0)
+  payload.uint8(state.families.length)
+  for (const { network, subnet } of state.families) {
+    payload.range(network)
+    payload.range(subnet)
   }
-  return payload
+  payload.uint32(state.hops.length)
+  for (const { subnets, address, port, sources, carriesEcn } of state.hops) {
+    payload.uint8(subnets.length)
+    for (const subnet of subnets) payload.range(subnet)
+    payload.address(address)
+    payload.uint16(port)
+    payload.uint8(carriesEcn ? 1 : 0)
+    payload.uint8(Math.min(sources.length, MAX_SOURCES))
+    for (const source of sources.slice(0, MAX_SOURCES)) payload.address(source)
+  }
+  return payload.take()
 }
 
 /** Throws RangeError when the payload is not what encodeForwarding writes. */
 export function decodeForwarding(payload: Buffer): ForwardingState {
-  const verify = VERIFY_MODES[payload.readUInt8(10)]
+  const reader = new PayloadReader(payload)
+  const verify = VERIFY_MODES[reader.uint8()]
   if (verify === undefined) throw new RangeError('unknown verify mode')
-  const networkLength = readLength(payload, 4)
-  const subnetLength = readLength(payload, 9)
-  const count = payload.readUInt32BE(11)
-  const hops: NextHop[] = []
-  let at = STATE_HEADER
-  for (let index = 0; index < count; index++) {
-    const sourceCount = payload.readUInt8(at + 11)
-    if (sourceCount > MAX_SOURCES) throw new RangeError('too many sources')
-    const sources: number[] = []
-    for (let source = 0; source < sourceCount; source++) {
-      sources.push(payload.readUInt32BE(at + HOP_HEADER + 4 * source))
-    }
-    hops.push({
-      network: payload.readUInt32BE(at),
-      length: readLength(payload, at + 4),
-      address: payload.readUInt32BE(at + 5),
-      port: payload.readUInt16BE(at + 9),
-      sources,
-    })
-    at += HOP_HEADER + 4 * sourceCount
-  }
-  if (at !== payload.length)
-    throw new RangeError('trailing bytes after the last next hop')
-  return {
-    network: payload.readUInt32BE(0),
-    networkLength,
-    subnet: payload.readUInt32BE(5),
-    subnetLength,
-    verify,
-    hops,
-  }
-}
-
-function readLength(payload: Buffer, at: number): number {
-  const length = payload.readUInt8(at)
-  if (length > 32) throw new RangeError(`prefix length ${length}`)
-  return length
+  const copyDscp = reader.uint8() === 1
+  const families = reader.times(reader.uint8(), () => ({
+    network: reader.range(),
+    subnet: reader.range(),
+  }))
+  const hops = reader.times(reader.uint32(), () => ({
+    subnets: reader.times(reader.uint8(), () => reader.range()),
+    address: reader.address(),
+    port: reader.uint16(),
+    carriesEcn: reader.uint8() === 1,
+    sources: reader.times(reader.uint8(), () => reader.address()),
+  }))
+  reader.end()
+  return { families, verify, copyDscp, hops }
 }
 
 /** Counters of the packet path since it started. */
@@ -188,6 +268,13 @@ export const TRAFFIC_COUNTERS = [
   'tunReads',
   'tunWrites',
   'icmpErrors',
+  // Super-packets taken apart and put together.
+  'cutPackets',
+  'joinedPackets',
+  // Datagrams that the kernel dropped because the socket's buffer was full.
+  'socketDrops',
+  // Sends that had to go without UDP_SEGMENT.
+  'gsoFallbacks',
 ] as const
 
 export type TrafficCounter = (typeof TRAFFIC_COUNTERS)[number]
@@ -203,72 +290,52 @@ export interface PathStatistics {
   readonly offenders: readonly Offender[]
 }
 
-/** reason, outer, inner, count */
-const OFFENDER_BYTES = 1 + 4 + 4 + 8
-
 export function encodeStatistics(
   traffic: Readonly<Traffic>,
   drops: Float64Array,
   offenders: readonly Offender[],
 ): Buffer {
-  const payload = Buffer.alloc(
-    2 +
-      8 * TRAFFIC_COUNTERS.length +
-      8 * drops.length +
-      OFFENDER_BYTES * offenders.length,
-  )
-  let at = payload.writeUInt8(TRAFFIC_COUNTERS.length, 0)
-  at = payload.writeUInt8(drops.length, at)
-  for (const name of TRAFFIC_COUNTERS) at = payload.writeDoubleBE(traffic[name], at)
-  for (const value of drops) at = payload.writeDoubleBE(value, at)
+  const payload = new PayloadWriter()
+  payload.uint8(TRAFFIC_COUNTERS.length)
+  for (const name of TRAFFIC_COUNTERS) payload.double(traffic[name])
+  payload.uint8(drops.length)
+  for (const value of drops) payload.double(value)
   for (const { reason, outer, inner, count } of offenders) {
-    at = payload.writeUInt8(reason, at)
-    at = payload.writeUInt32BE(outer, at)
-    at = payload.writeUInt32BE(inner, at)
-    at = payload.writeDoubleBE(count, at)
+    payload.uint8(reason)
+    payload.address(outer)
+    payload.address(inner)
+    payload.double(count)
   }
-  return payload
+  return payload.take()
 }
 
 /** Throws RangeError when the payload is not what encodeStatistics writes, in this version or another. */
 export function decodeStatistics(payload: Buffer): PathStatistics {
-  const trafficCount = payload.readUInt8(0)
-  const dropCount = payload.readUInt8(1)
-  const trafficStart = 2
-  const dropStart = trafficStart + 8 * trafficCount
-  const offendersStart = dropStart + 8 * dropCount
-  if (
-    payload.length < offendersStart ||
-    (payload.length - offendersStart) % OFFENDER_BYTES !== 0
-  ) {
-    throw new RangeError(`statistics of ${payload.length} bytes`)
-  }
+  const reader = new PayloadReader(payload)
+  const doubles = (): number[] => reader.times(reader.uint8(), () => reader.double())
+  const traffic = doubles()
+  const drops = doubles()
   const offenders: Offender[] = []
-  for (let at = offendersStart; at < payload.length; at += OFFENDER_BYTES) {
+  while (!reader.isAtEnd) {
     offenders.push({
-      reason: payload.readUInt8(at),
-      outer: payload.readUInt32BE(at + 1),
-      inner: payload.readUInt32BE(at + 5),
-      count: payload.readDoubleBE(at + 9),
+      reason: reader.uint8(),
+      outer: reader.address(),
+      inner: reader.address(true),
+      count: reader.double(),
     })
   }
   return {
-    traffic: readNamed(payload, trafficStart, trafficCount, TRAFFIC_COUNTERS),
-    drops: readNamed(payload, dropStart, dropCount, DROP_REASONS),
+    traffic: named(traffic, TRAFFIC_COUNTERS),
+    drops: named(drops, DROP_REASONS),
     offenders,
   }
 }
 
-/** Reads doubles into a record; a name that the sender does not count is 0. */
-function readNamed<Name extends string>(
-  payload: Buffer,
-  start: number,
-  count: number,
+/** A name that the sender does not count is 0. */
+function named<Name extends string>(
+  values: readonly number[],
   names: readonly Name[],
 ): Record<Name, number> {
-  const entries = names.map((name, index): [Name, number] => [
-    name,
-    index < count ? payload.readDoubleBE(start + 8 * index) : 0,
-  ])
+  const entries = names.map((name, index): [Name, number] => [name, values[index] ?? 0])
   return Object.fromEntries(entries) as Record<Name, number>
 }

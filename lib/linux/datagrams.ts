@@ -1,8 +1,17 @@
 import * as libc from './libc.js'
 
-// include/linux/socket.h
+// include/linux/socket.h, include/uapi/linux/udp.h, in.h, in6.h, asm-generic/socket.h
 const MSG_DONTWAIT = 0x40
 const MSG_TRUNC = 0x20
+const SOL_SOCKET = 1
+const SO_RXQ_OVFL = 40
+const IPPROTO_IP = 0
+const IP_TOS = 1
+const IPPROTO_IPV6 = 41
+const IPV6_TCLASS = 67
+const SOL_UDP = 17
+const UDP_SEGMENT = 103
+const UDP_GRO = 104
 
 /**
  * struct mmsghdr on 64-bit Linux, and where its fields are:
@@ -15,124 +24,320 @@ const NAME = 0
 const NAME_LENGTH = 8
 const IOV = 16
 const IOV_COUNT = 24
+const CONTROL = 32
+const CONTROL_LENGTH = 40
 const FLAGS = 48
 const TRANSFERRED = 56
 
 /** struct iovec: address, length. */
 const IOVEC = 16
-const SOCKADDR_IN = 16
 
-/**
- * Arrays for sendmmsg(2) and recvmmsg(2), built once: message i has one buffer
- * and one IPv4 name. Nothing is allocated per datagram.
- */
-class MessageVector {
-  protected readonly headers: Buffer
-  protected readonly iovecs: Buffer
-  protected readonly headersAddress: number
-  // The same memory as 32-bit words, which V8 writes without boxing.
-  protected readonly headerWords: Uint32Array
-  protected readonly iovecWords: Uint32Array
+/** struct cmsghdr: length (8 bytes), level (4), type (4), then the value, each message padded to 8 bytes. */
+const CMSGHDR = 16
+const CMSG_LEVEL = 8
+const CMSG_TYPE = 12
+const CMSG_SPACE = 24
 
-  constructor(count: number) {
-    this.headers = Buffer.alloc(count * MMSGHDR)
-    this.iovecs = Buffer.alloc(count * IOVEC)
-    this.headersAddress = libc.addressOf(this.headers)
-    this.headerWords = wordsOf(this.headers)
-    this.iovecWords = wordsOf(this.iovecs)
-    const iovecsAddress = libc.addressOf(this.iovecs)
-    for (let index = 0; index < count; index++) {
-      const words = this.headerWords
-      const start = index * MMSGHDR
-      writeAddress(words, start + IOV, iovecsAddress + index * IOVEC)
-      words[(start + IOV_COUNT) >>> 2] = 1
-      words[(start + NAME_LENGTH) >>> 2] = SOCKADDR_IN
-    }
+/** Bytes of the longer of struct sockaddr_in and sockaddr_in6. */
+export const SOCKADDR_SIZE = 28
+
+/** struct sockaddr_in or sockaddr_in6 by its family, in the first byte on a little-endian machine. */
+const AF_INET = 2
+
+/** Memory as 32-bit words, which V8 writes without boxing, and its address. */
+class Words {
+  readonly #buffer: Buffer
+  readonly words: Uint32Array
+  readonly address: number
+
+  constructor(size: number) {
+    this.#buffer = Buffer.alloc(size)
+    const { buffer, byteOffset } = this.#buffer
+    this.words = new Uint32Array(buffer, byteOffset, size >>> 2)
+    this.address = libc.addressOf(this.#buffer)
+  }
+
+  get bytes(): Buffer {
+    return this.#buffer
+  }
+
+  /** Writes a 64-bit address, low half first: Node runs on little-endian machines alone. */
+  setAddress(at: number, address: number): void {
+    this.words[at >>> 2] = address >>> 0
+    this.words[(at >>> 2) + 1] = (address / 2 ** 32) >>> 0
+  }
+
+  set(at: number, value: number): void {
+    this.words[at >>> 2] = value
+  }
+
+  get(at: number): number {
+    return this.words[at >>> 2] ?? 0
   }
 }
 
-function wordsOf(buffer: Buffer): Uint32Array {
-  return new Uint32Array(buffer.buffer, buffer.byteOffset, buffer.length >>> 2)
+/**
+ * Slices of memory that one system call reads or writes as if they were one
+ * piece. Nothing is allocated after the start.
+ */
+export class SliceVector {
+  readonly #iovecs: Words
+  readonly #base: number
+  readonly capacity: number
+  count = 0
+
+  /** @param memory that every slice lies in; the caller keeps it. */
+  constructor(memory: Uint8Array, capacity: number) {
+    this.#iovecs = new Words(capacity * IOVEC)
+    this.#base = libc.addressOf(memory)
+    this.capacity = capacity
+  }
+
+  get room(): number {
+    return this.capacity - this.count
+  }
+
+  /** @param start in the memory. */
+  add(start: number, length: number): void {
+    const at = this.count * IOVEC
+    this.#iovecs.setAddress(at, this.#base + start)
+    this.#iovecs.set(at + 8, length)
+    this.count += 1
+  }
+
+  addressOf(index: number): number {
+    return this.#iovecs.address + index * IOVEC
+  }
+
+  /** Writes all slices with one call. Returns the bytes written, or -1. */
+  write(fd: number): number {
+    return libc.writev(fd, this.#iovecs.address, this.count)
+  }
 }
 
-/** Writes a 64-bit address, low half first: Node runs on little-endian machines alone. */
-function writeAddress(words: Uint32Array, at: number, address: number): void {
-  words[at >>> 2] = address >>> 0
-  words[(at >>> 2) + 1] = Math.floor(address / 2 ** 32)
+/** What one message of a SendQueue carries. */
+export interface SendOptions {
+  readonly messages: number
+  /** Slices that all messages together have. */
+  readonly slices: number
 }
 
-/** Datagrams to send with one call; each names its own buffer and destination. */
-export class SendVector extends MessageVector {
-  /** The caller keeps both memories in place until the send returns. */
-  set(
-    index: number,
-    sockaddrAddress: number,
-    bytesAddress: number,
-    length: number,
-  ): void {
-    writeAddress(this.headerWords, index * MMSGHDR + NAME, sockaddrAddress)
-    writeAddress(this.iovecWords, index * IOVEC, bytesAddress)
-    this.iovecWords[(index * IOVEC + 8) >>> 2] = length
+/**
+ * Datagrams to send with one call. A message has a destination and slices; with
+ * a segment size the kernel cuts it into datagrams of that size (UDP_SEGMENT).
+ */
+export class SendQueue {
+  readonly slices: SliceVector
+  count = 0
+  readonly #capacity: number
+  readonly #headers: Words
+  readonly #controls: Words
+
+  constructor(memory: Uint8Array, { messages, slices }: SendOptions) {
+    this.slices = new SliceVector(memory, slices)
+    this.#capacity = messages
+    // One more for a message that is sent alone.
+    this.#headers = new Words((messages + 1) * MMSGHDR)
+    // Each has both control messages ready; which of them count is decided by where they begin and end.
+    this.#controls = new Words(messages * 2 * CMSG_SPACE)
+    for (let index = 0; index < messages; index++) {
+      const at = index * 2 * CMSG_SPACE
+      this.#controls.set(at, CMSGHDR + 2)
+      this.#controls.set(at + CMSG_LEVEL, SOL_UDP)
+      this.#controls.set(at + CMSG_TYPE, UDP_SEGMENT)
+      this.#controls.set(at + CMSG_SPACE, CMSGHDR + 4)
+    }
+  }
+
+  get isFull(): boolean {
+    return this.count === this.#capacity
+  }
+
+  reset(): void {
+    this.count = 0
+    this.slices.count = 0
   }
 
   /**
-   * Sends messages `first` to `end - 1`. Returns how many left: fewer than asked
-   * means that the next one failed.
+   * Begins a message; the slices added next are its. The caller keeps the name in
+   * place until the send returns.
+   *
+   * @param name address of a struct sockaddr_in or sockaddr_in6.
+   * @param segmentSize of each datagram but the last; 0 for a single one.
+   * @param trafficClass DSCP and ECN of the outer header.
    */
-  send(fd: number, first: number, end: number): number {
-    const sent = libc.sendmmsg(fd, this.headersAddress + first * MMSGHDR, end - first, 0)
-    return Math.max(0, sent)
+  begin(name: number, isIpv4: boolean, segmentSize: number, trafficClass: number): void {
+    const index = this.count++
+    const header = index * MMSGHDR
+    const headers = this.#headers
+    headers.setAddress(header + NAME, name)
+    headers.set(header + NAME_LENGTH, isIpv4 ? 16 : SOCKADDR_SIZE)
+    headers.setAddress(header + IOV, this.slices.addressOf(this.slices.count))
+    headers.set(header + IOV_COUNT, 0)
+
+    const control = index * 2 * CMSG_SPACE
+    const tos = control + CMSG_SPACE
+    this.#controls.set(control + CMSGHDR, segmentSize)
+    this.#controls.set(tos + CMSG_LEVEL, isIpv4 ? IPPROTO_IP : IPPROTO_IPV6)
+    this.#controls.set(tos + CMSG_TYPE, isIpv4 ? IP_TOS : IPV6_TCLASS)
+    this.#controls.set(tos + CMSGHDR, trafficClass)
+    const from = segmentSize > 0 ? control : tos
+    const until = trafficClass > 0 ? tos + CMSG_SPACE : tos
+    headers.setAddress(header + CONTROL, this.#controls.address + from)
+    headers.set(header + CONTROL_LENGTH, until - from)
+  }
+
+  /** Adds a slice to the message begun last. */
+  slice(start: number, length: number): void {
+    this.slices.add(start, length)
+    const at = (this.count - 1) * MMSGHDR + IOV_COUNT
+    this.#headers.set(at, this.#headers.get(at) + 1)
+  }
+
+  /**
+   * Sends the messages from `first` on. Returns how many left: when none did, the
+   * first one failed, and errno says why.
+   */
+  send(fd: number, first: number): number {
+    const at = this.#headers.address + first * MMSGHDR
+    return Math.max(0, libc.sendmmsg(fd, at, this.count - first, 0))
+  }
+
+  /**
+   * Sends some slices of a message as a datagram of its own, uncut. Returns 0 or
+   * the errno.
+   */
+  sendAlone(fd: number, message: number, firstSlice: number, count: number): number {
+    const headers = this.#headers
+    const from = message * MMSGHDR
+    const to = this.#capacity * MMSGHDR
+    for (let at = NAME; at < IOV; at += 4) headers.set(to + at, headers.get(from + at))
+    const slices = headers.get(from + IOV + 4) * 2 ** 32 + headers.get(from + IOV)
+    headers.setAddress(to + IOV, slices + firstSlice * IOVEC)
+    headers.set(to + IOV_COUNT, count)
+    const tos = (2 * message + 1) * CMSG_SPACE
+    headers.setAddress(to + CONTROL, this.#controls.address + tos)
+    const hasTos = this.#controls.get(tos + CMSGHDR) > 0
+    headers.set(to + CONTROL_LENGTH, hasTos ? CMSG_SPACE : 0)
+    return libc.sendmmsg(fd, headers.address + to, 1, 0) < 1 ? libc.errno() : 0
+  }
+
+  sliceCount(message: number): number {
+    return this.#headers.get(message * MMSGHDR + IOV_COUNT)
   }
 }
 
-/** Buffers for datagrams to receive with one call; buffer i is `slotSize` bytes of one slab. */
-export class ReceiveVector extends MessageVector {
-  readonly slab: Buffer
-  readonly slabAddress: number
-  readonly slotSize: number
-  readonly #count: number
-  readonly #names: Buffer
+/** Room for what the kernel says beside a datagram: segment size, traffic class, count of drops. */
+const RECEIVE_CONTROL = 4 * CMSG_SPACE
 
-  constructor(count: number, slotSize: number) {
-    super(count)
-    this.#count = count
-    this.slotSize = slotSize
-    this.slab = Buffer.alloc(count * slotSize)
-    this.slabAddress = libc.addressOf(this.slab)
-    this.#names = Buffer.alloc(count * SOCKADDR_IN)
-    const namesAddress = libc.addressOf(this.#names)
-    for (let index = 0; index < count; index++) {
-      writeAddress(
-        this.headerWords,
-        index * MMSGHDR + NAME,
-        namesAddress + index * SOCKADDR_IN,
+/** Buffers for datagrams to receive with one call, equal pieces of one memory. */
+export class ReceiveQueue {
+  readonly capacity: number
+  /** struct sockaddr_in or sockaddr_in6 of each message, SOCKADDR_SIZE bytes apart. */
+  readonly names: Buffer
+  /** Datagrams that the kernel has dropped for want of room since the socket was opened. */
+  dropped = 0
+  readonly #start: number
+  readonly #size: number
+  readonly #headers: Words
+  readonly #controls: Words
+  readonly #segmentSizes: Int32Array
+  readonly #trafficClasses: Int32Array
+
+  /** @param start of the first buffer of `size` bytes in the memory, which the caller keeps. */
+  constructor(memory: Uint8Array, capacity: number, start: number, size: number) {
+    this.capacity = capacity
+    this.#start = start
+    this.#size = size
+    this.#headers = new Words(capacity * MMSGHDR)
+    this.#controls = new Words(capacity * RECEIVE_CONTROL)
+    this.#segmentSizes = new Int32Array(capacity)
+    this.#trafficClasses = new Int32Array(capacity)
+    const names = new Words(Math.ceil((capacity * SOCKADDR_SIZE) / 4) * 4)
+    this.names = names.bytes
+    const iovecs = new SliceVector(memory, capacity)
+    for (let index = 0; index < capacity; index++) {
+      const header = index * MMSGHDR
+      iovecs.add(this.startOf(index), size)
+      this.#headers.setAddress(header + NAME, names.address + index * SOCKADDR_SIZE)
+      this.#headers.setAddress(header + IOV, iovecs.addressOf(index))
+      this.#headers.set(header + IOV_COUNT, 1)
+      this.#headers.setAddress(
+        header + CONTROL,
+        this.#controls.address + index * RECEIVE_CONTROL,
       )
-      writeAddress(this.iovecWords, index * IOVEC, this.slabAddress + index * slotSize)
-      this.iovecWords[(index * IOVEC + 8) >>> 2] = slotSize
+    }
+    this.#iovecs = iovecs
+  }
+
+  /** Kept alive: the headers point at it. */
+  readonly #iovecs: SliceVector
+
+  /** Takes what has arrived, up to `count` messages, without waiting. Returns how many. */
+  receive(fd: number, count: number): number {
+    const headers = this.#headers
+    for (let index = 0; index < count; index++) {
+      headers.set(index * MMSGHDR + NAME_LENGTH, SOCKADDR_SIZE)
+      headers.set(index * MMSGHDR + CONTROL_LENGTH, RECEIVE_CONTROL)
+    }
+    const limit = Math.min(count, this.#iovecs.count)
+    const received = libc.recvmmsg(fd, headers.address, limit, MSG_DONTWAIT, null)
+    for (let index = 0; index < received; index++) this.#readControl(index)
+    return Math.max(0, received)
+  }
+
+  #readControl(index: number): void {
+    const controls = this.#controls
+    this.#segmentSizes[index] = 0
+    this.#trafficClasses[index] = 0
+    const begin = index * RECEIVE_CONTROL
+    const end = begin + this.#headers.get(index * MMSGHDR + CONTROL_LENGTH)
+    for (let at = begin; at + CMSGHDR <= end;) {
+      const length = controls.get(at)
+      if (length < CMSGHDR) return
+      const level = controls.get(at + CMSG_LEVEL)
+      const type = controls.get(at + CMSG_TYPE)
+      const value = controls.get(at + CMSGHDR)
+      if (level === SOL_UDP && type === UDP_GRO) this.#segmentSizes[index] = value
+      else if (level === IPPROTO_IP && type === IP_TOS)
+        this.#trafficClasses[index] = value & 0xff // one byte of it is the kernel's
+      else if (level === IPPROTO_IPV6 && type === IPV6_TCLASS)
+        this.#trafficClasses[index] = value
+      else if (level === SOL_SOCKET && type === SO_RXQ_OVFL) this.dropped = value
+      at += (length + 7) & ~7
     }
   }
 
-  /** Takes what has arrived, without waiting. Returns how many datagrams. */
-  receive(fd: number): number {
-    for (let index = 0; index < this.#count; index++) {
-      this.headerWords[(index * MMSGHDR + NAME_LENGTH) >>> 2] = SOCKADDR_IN
-    }
-    return Math.max(
-      0,
-      libc.recvmmsg(fd, this.headersAddress, this.#count, MSG_DONTWAIT, null),
-    )
+  /** Where the bytes of a message begin in the memory. */
+  startOf(index: number): number {
+    return this.#start + index * this.#size
   }
 
-  /** Bytes of datagram `index`, or -1 when it was longer than its slot. */
-  length(index: number): number {
-    const start = index * MMSGHDR
-    const flags = this.headerWords[(start + FLAGS) >>> 2] ?? 0
-    if ((flags & MSG_TRUNC) !== 0) return -1
-    return this.headerWords[(start + TRANSFERRED) >>> 2] ?? 0
+  /** Bytes of a message, or -1 when it was longer than its buffer. */
+  lengthOf(index: number): number {
+    const header = index * MMSGHDR
+    if ((this.#headers.get(header + FLAGS) & MSG_TRUNC) !== 0) return -1
+    return this.#headers.get(header + TRANSFERRED)
   }
 
-  /** IPv4 source address of datagram `index`, unsigned. */
-  source(index: number): number {
-    return this.#names.readUInt32BE(index * SOCKADDR_IN + 4)
+  /** Bytes of each datagram of a message but the last; 0 when it is a single one (UDP_GRO). */
+  segmentSizeOf(index: number): number {
+    return this.#segmentSizes[index] ?? 0
+  }
+
+  /** DSCP and ECN of the outer header. */
+  trafficClassOf(index: number): number {
+    return this.#trafficClasses[index] ?? 0
+  }
+
+  /** Where the source address lies in `names`. */
+  sourceStart(index: number): number {
+    const name = index * SOCKADDR_SIZE
+    return name + (this.names[name] === AF_INET ? 4 : 8)
+  }
+
+  /** 4 or 16. */
+  sourceLength(index: number): number {
+    return this.names[index * SOCKADDR_SIZE] === AF_INET ? 4 : 16
   }
 }

@@ -25,6 +25,9 @@ export const read = libc.func('intptr_t read(int fd, void *bytes, size_t length)
 export const write = libc.func(
   'intptr_t write(int fd, const void *bytes, size_t length)',
 ) as Fn<[fd: number, bytes: Memory, length: number]>
+export const writev = libc.func(
+  'intptr_t writev(int fd, const void *slices, int count)',
+) as Fn<[fd: number, slices: Memory, count: number]>
 export const ioctl = libc.func(
   'int ioctl(int fd, unsigned long request, void *argument)',
 ) as Fn<[fd: number, request: number, argument: Memory]>
@@ -49,6 +52,9 @@ export const accept4 = libc.func(
 export const setsockopt = libc.func(
   'int setsockopt(int fd, int level, int option, const void *value, unsigned int length)',
 ) as Fn<[fd: number, level: number, option: number, value: Memory, length: number]>
+export const getsockopt = libc.func(
+  'int getsockopt(int fd, int level, int option, void *value, void *length)',
+) as Fn<[fd: number, level: number, option: number, value: Memory, length: Memory]>
 export const send = libc.func(
   'intptr_t send(int fd, const void *bytes, size_t length, int flags)',
 ) as Fn<[fd: number, bytes: Memory, length: number, flags: number]>
@@ -85,8 +91,11 @@ export function errno(): number {
   return koffi.errno()
 }
 
-export const EAGAIN = 11
 export const EINTR = 4
+export const EIO = 5
+export const EAGAIN = 11
+export const EINVAL = 22
+export const EMSGSIZE = 90
 
 /** A failed system call, in the shape of Node's own errors. */
 export class SystemError extends Error {

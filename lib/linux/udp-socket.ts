@@ -1,19 +1,29 @@
 import * as libc from './libc.js'
 
-// include/linux/socket.h, include/uapi/linux/in.h, include/uapi/asm-generic/socket.h
+// include/linux/socket.h, include/uapi/linux/in.h, in6.h, udp.h, include/uapi/asm-generic/socket.h
 const AF_INET = 2
+const AF_INET6 = 10
 const SOCK_DGRAM = 2
 const SOCK_CLOEXEC = 0o2000000
 const SOL_SOCKET = 1
 const SO_SNDBUFFORCE = 32
 const SO_RCVBUFFORCE = 33
+const SO_REUSEPORT = 15
 const SO_SNDTIMEO = 21
+const SO_RXQ_OVFL = 40
 const IPPROTO_IP = 0
 const IP_MTU_DISCOVER = 10
-const IP_PMTUDISC_DONT = 0
-
-/** struct sockaddr_in */
-const SOCKADDR_IN = 16
+const IP_RECVTOS = 13
+const IP_MTU = 14
+const IPPROTO_IPV6 = 41
+const IPV6_MTU_DISCOVER = 23
+const IPV6_MTU = 24
+const IPV6_V6ONLY = 26
+const IPV6_RECVTCLASS = 66
+const PMTUDISC_DONT = 0
+const SOL_UDP = 17
+const UDP_SEGMENT = 103
+const UDP_GRO = 104
 
 /** Bytes of kernel buffer each way. The default of 208 KiB loses packets in every burst. */
 const SOCKET_BUFFER = 4 << 20
@@ -22,25 +32,24 @@ const SOCKET_BUFFER = 4 << 20
 const SEND_TIMEOUT_MS = 100
 
 /**
- * Opens a UDP/IPv4 socket on one address and port, closed on exec. Receives are
- * meant to pass MSG_DONTWAIT; sends wait for buffer space, but not for long.
+ * Opens a UDP socket on one address and port, closed on exec. Receives are meant
+ * to pass MSG_DONTWAIT; sends wait for buffer space, but not for long.
  *
  * The outer packets may be fragmented on the way (no DF): an underlay path
  * smaller than we were told must not become a black hole.
  *
- * @param address dotted quad.
+ * @param name struct sockaddr_in or sockaddr_in6.
+ * @param isShared other sockets of ours may be bound to the same address and port.
  * @throws SystemError: EADDRINUSE, EADDRNOTAVAIL.
  */
-export function openUdpSocket(address: string, port: number): number {
-  const fd = libc.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)
+export function openUdpSocket(name: Uint8Array, isShared = false): number {
+  const family = familyOf(name)
+  const fd = libc.socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0)
   if (fd < 0) throw libc.lastError('open a UDP socket')
-
-  const name = Buffer.alloc(SOCKADDR_IN)
-  name.writeUInt16LE(AF_INET, 0)
-  name.writeUInt16BE(port, 2)
-  name.set(address.split('.').map(Number), 4)
-  if (libc.bind(fd, name, SOCKADDR_IN) < 0) {
-    const error = libc.lastError(`bind UDP ${address}:${port}`)
+  if (isShared) setInt(fd, SOL_SOCKET, SO_REUSEPORT, 1)
+  if (family === AF_INET6) setInt(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1)
+  if (libc.bind(fd, name, nameLength(family)) < 0) {
+    const error = libc.lastError('bind a UDP socket')
     libc.close(fd)
     throw error
   }
@@ -48,15 +57,63 @@ export function openUdpSocket(address: string, port: number): number {
   // Best effort: without CAP_NET_ADMIN the buffers stay as the system's limits allow.
   setInt(fd, SOL_SOCKET, SO_RCVBUFFORCE, SOCKET_BUFFER)
   setInt(fd, SOL_SOCKET, SO_SNDBUFFORCE, SOCKET_BUFFER)
-  setInt(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+  setInt(fd, SOL_SOCKET, SO_RXQ_OVFL, 1)
+  if (family === AF_INET) {
+    setInt(fd, IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DONT)
+    setInt(fd, IPPROTO_IP, IP_RECVTOS, 1)
+  } else {
+    setInt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT)
+    setInt(fd, IPPROTO_IPV6, IPV6_RECVTCLASS, 1)
+  }
   const timeout = Buffer.alloc(16)
   timeout.writeUInt32LE(SEND_TIMEOUT_MS * 1000, 8)
   libc.setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, timeout, timeout.length)
   return fd
 }
 
-function setInt(fd: number, level: number, option: number, value: number): void {
+/** Lets the kernel hand over runs of datagrams as one message; false before Linux 5.0. */
+export function enableUdpGro(fd: number): boolean {
+  return setInt(fd, SOL_UDP, UDP_GRO, 1)
+}
+
+/** Whether one message can be sent as many datagrams; false before Linux 4.18. */
+export function hasUdpSegment(fd: number): boolean {
+  return setInt(fd, SOL_UDP, UDP_SEGMENT, 0)
+}
+
+/**
+ * The longest packet that the kernel would send to an address in one piece now,
+ * outer header included: the route's MTU, or less where a router asked for less.
+ * 0 when there is no route.
+ *
+ * @param name struct sockaddr_in or sockaddr_in6.
+ */
+export function routeMtu(name: Uint8Array): number {
+  const family = familyOf(name)
+  const fd = libc.socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0)
+  if (fd < 0) return 0
+  const value = Buffer.alloc(4)
+  const length = Buffer.alloc(4)
+  length.writeUInt32LE(4)
+  const [level, option] =
+    family === AF_INET ? [IPPROTO_IP, IP_MTU] : [IPPROTO_IPV6, IPV6_MTU]
+  const found =
+    libc.connect(fd, name, nameLength(family)) === 0 &&
+    libc.getsockopt(fd, level, option, value, length) === 0
+  libc.close(fd)
+  return found ? value.readUInt32LE() : 0
+}
+
+function familyOf(name: Uint8Array): number {
+  return name[0] === AF_INET ? AF_INET : AF_INET6
+}
+
+function nameLength(family: number): number {
+  return family === AF_INET ? 16 : 28
+}
+
+function setInt(fd: number, level: number, option: number, value: number): boolean {
   const bytes = Buffer.alloc(4)
   bytes.writeInt32LE(value)
-  libc.setsockopt(fd, level, option, bytes, bytes.length)
+  return libc.setsockopt(fd, level, option, bytes, bytes.length) === 0
 }

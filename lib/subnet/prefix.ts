@@ -127,3 +127,23 @@ export function sameAddress(a: Address | undefined, b: Address | undefined): boo
   if (a === undefined || b === undefined) return a === b
   return a.family === b.family && a.value === b.value
 }
+
+/** An address as packets have it: 4 or 16 bytes in network order. */
+export function addressBytes({ family, value }: Address): Uint8Array {
+  const bits = ADDRESS_BITS[family]
+  return Uint8Array.from({ length: bits / 8 }, (_, index) =>
+    Number((value >> BigInt(bits - 8 * (index + 1))) & 0xffn),
+  )
+}
+
+/** The address of 4 or 16 bytes in network order. */
+export function addressFromBytes(bytes: Uint8Array): Address {
+  const value = bytes.reduce((sum, byte) => (sum << 8n) | BigInt(byte), 0n)
+  return { family: bytes.length === 4 ? 4 : 6, value }
+}
+
+/** An address with a port as people write it. */
+export function formatEndpoint(address: Address, port: number): string {
+  const text = formatAddress(address)
+  return address.family === 4 ? `${text}:${port}` : `[${text}]:${port}`
+}

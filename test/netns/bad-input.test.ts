@@ -253,7 +253,7 @@ await inOwnNetwork(t, import.meta.url, async () => {
       {
         name: 'the UDP port is in use',
         config: network('10.5.0.0/16', { Type: 'udp', Port: 18_285 }),
-        says: /bind UDP 192\.0\.2\.1:18285: address already in use; .* \(ss -ulpn shows which\): stop it, or set another Backend\.Port/,
+        says: /cannot listen on UDP 192\.0\.2\.1:18285: bind a UDP socket: address already in use; .* \(ss -ulpn shows which\): stop it, or set another Backend\.Port/,
       },
       {
         name: 'there is no /dev/net/tun',

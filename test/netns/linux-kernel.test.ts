@@ -4,7 +4,7 @@ import { batch, listLinks, listRoutes, routeTo } from '../../lib/linux/iproute.j
 import { restoreTable, saveTable, supportsRandomFully } from '../../lib/linux/iptables.js'
 import * as libc from '../../lib/linux/libc.js'
 import { readSysctl, writeSysctl } from '../../lib/linux/sysctl.js'
-import { openTun } from '../../lib/linux/tun.js'
+import { addQueue, enableOffloads, openTun } from '../../lib/linux/tun.js'
 import { inOwnNetwork, ip } from '../helpers/own-network.js'
 import { waitFor } from '../helpers/wait-for.js'
 
@@ -116,7 +116,7 @@ await inOwnNetwork(t, import.meta.url, () => {
   )
 
   t.test(
-    'a packet of the kernel is read from the TUN, bare and without waiting',
+    'a packet of the kernel is read from the TUN behind its virtio header, without waiting',
     async t => {
       const { fd, name } = openTun('flannel%d')
       t.teardown(() => libc.close(fd))
@@ -139,11 +139,29 @@ await inOwnNetwork(t, import.meta.url, () => {
         const read = libc.read(fd, bytes, bytes.length)
         return read > 0 ? read : undefined
       })
-      t.equal(length, 20 + 8 + 4)
-      t.equal(bytes.subarray(12, 20).toString('hex'), '0a0548000a050109')
-      t.equal(bytes.toString('utf8', 28, 32), 'ping')
+      t.equal(length, 10 + 20 + 8 + 4)
+      t.equal(bytes.subarray(22, 30).toString('hex'), '0a0548000a050109')
+      t.equal(bytes.toString('utf8', 38, 42), 'ping')
     },
   )
+
+  t.test('super-packets of TCP and UDP are what this kernel has', t => {
+    const { fd } = openTun('flannel%d')
+    t.teardown(() => libc.close(fd))
+    t.strictSame(enableOffloads(fd), { tcp: true, udp: true })
+    t.end()
+  })
+
+  t.test('a device for several readers has a queue for each', t => {
+    const { fd, name } = openTun('flannel%d', true)
+    const second = addQueue(name)
+    t.teardown(() => {
+      for (const each of [fd, second]) libc.close(each)
+    })
+    t.not(fd, second)
+    t.throws(() => openTun(name, true), { code: 'EBUSY' })
+    t.end()
+  })
 
   t.test('a kernel setting is written and read back', async t => {
     const name = 'net/ipv4/conf/lo/accept_local'

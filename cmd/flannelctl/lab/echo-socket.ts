@@ -1,10 +1,5 @@
 import { internetChecksum } from '../../../lib/encap/checksum.js'
-import {
-  DESTINATION_UNREACHABLE,
-  MAX_ICMP_ERROR,
-  NET_UNREACHABLE,
-} from '../../../lib/encap/icmp.js'
-import { DESTINATION, IPV4_HEADER, SOURCE } from '../../../lib/encap/ipv4.js'
+import { DESTINATION, IPV4_HEADER, SOURCE } from '../../../lib/encap/ip.js'
 import * as libc from '../../../lib/linux/libc.js'
 
 // include/linux/socket.h, include/uapi/linux/in.h
@@ -21,14 +16,17 @@ const POLLIN = 0x0001
 // RFC 792
 const ECHO_REPLY = 0
 const ECHO_REQUEST = 8
+const DESTINATION_UNREACHABLE = 3
 const TIME_EXCEEDED = 11
 const ICMP_HEADER = 8
+/** The longest error that a host sends (RFC 1812 section 4.3.2.3). */
+const MAX_ICMP_ERROR = 576
 const IDENTIFIER = 4
 const SEQUENCE = 6
 
 /** Names of the codes of "destination unreachable" (RFC 792, RFC 1122, RFC 1812). */
 const UNREACHABLE: Readonly<Record<number, string>> = {
-  [NET_UNREACHABLE]: 'net unreachable',
+  0: 'net unreachable',
   1: 'host unreachable',
   3: 'port unreachable',
   4: 'fragmentation needed',

@@ -93,6 +93,8 @@ export class ControlServer {
       case PathMessage.forwarding:
         this.#loop.useTable(new ForwardingTable(decodeForwarding(payload)))
         return NOTHING
+      case PathMessage.descriptors:
+        throw new RangeError('not yet')
       case PathMessage.permit:
         this.#loop.permit(decodePermit(payload))
         return NOTHING

@@ -4,7 +4,8 @@ import * as libc from '../../linux/libc.js'
 import { type Tun, openTun } from '../../linux/tun.js'
 import { openUdpSocket } from '../../linux/udp-socket.js'
 import { listenUnix } from '../../linux/unix-socket.js'
-import { formatAddress } from '../../subnet/prefix.js'
+import { SOCKADDR, writeSockaddr } from '../../encap/forwarding-table.js'
+import { addressBytes, formatEndpoint } from '../../subnet/prefix.js'
 import type { BackendContext } from '../backend.js'
 import { BackendError } from '../errors.js'
 import type { UdpContext } from '../udp.js'
@@ -29,10 +30,9 @@ export function socketPath({ runDir }: Pick<BackendContext, 'runDir'>): string {
 
 /** Opens the device and both sockets, or none of them. Throws BackendError. */
 export async function openDescriptors(context: UdpContext): Promise<Descriptors> {
-  const { address, port } = context
   const opened: number[] = []
   try {
-    const socket = openSocket(formatAddress(address), port)
+    const socket = openSocket(context)
     opened.push(socket)
     const tun = await openDevice(context)
     opened.push(tun.fd)
@@ -45,16 +45,19 @@ export async function openDescriptors(context: UdpContext): Promise<Descriptors>
   }
 }
 
-function openSocket(address: string, port: number): number {
+function openSocket({ address, port }: UdpContext): number {
+  const name = new Uint8Array(SOCKADDR)
+  writeSockaddr(name, 0, addressBytes(address), port)
   try {
-    return openUdpSocket(address, port)
+    return openUdpSocket(name)
   } catch (cause) {
     if (!(cause instanceof libc.SystemError)) throw cause
     const hint =
       cause.code === 'EADDRINUSE'
         ? '; another flanneld or program uses it (ss -ulpn shows which): stop it, or set another Backend.Port on all hosts'
         : ''
-    throw new BackendError('ERR_SOCKET', `${cause.message}${hint}`, { cause })
+    const message = `cannot listen on UDP ${formatEndpoint(address, port)}: ${cause.message}${hint}`
+    throw new BackendError('ERR_SOCKET', message, { cause })
   }
 }
 

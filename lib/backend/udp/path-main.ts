@@ -7,7 +7,7 @@
  * a packet, and then blocks in poll(2) for the rest of its life: no timer, no
  * promise and no signal handler of Node's runs any more.
  *
- * Arguments: the label by which a daemon recognises it, and the slot size.
+ * Its argument is the label by which a daemon recognises it.
  */
 import * as libc from '../../linux/libc.js'
 import { dropPrivileges } from '../../linux/privileges.js'
@@ -30,9 +30,9 @@ const ORPHAN_GRACE_MS = 10_000
 /** Wakes an idle path, so that one whose permit has ended notices. */
 const IDLE_MS = 1000
 
-function main(label: string, slotSize: number): void {
+function main(label: string): void {
   process.title = PATH_TITLE
-  const loop = new PacketLoop(TUN, SOCKET, slotSize)
+  const loop = new PacketLoop(TUN, SOCKET)
   const control = new ControlServer(LISTENER, loop, label)
   const fds = Buffer.alloc(4 * POLLFD)
   for (const [index, fd] of [TUN, SOCKET, LISTENER].entries()) watch(fds, index, fd)
@@ -62,6 +62,6 @@ function isReady(fds: Buffer, index: number): boolean {
   return fds.readInt16LE(index * POLLFD + REVENTS) !== 0
 }
 
-const [label = '', slotSize = '2048'] = process.argv.slice(2)
-main(label, Number(slotSize))
+const [label = ''] = process.argv.slice(2)
+main(label)
 process.exit(0)

@@ -6,7 +6,13 @@ import type { Logger } from 'pino'
 import type { ForwardingState } from '../../encap/forwarding-table.js'
 import { DROP_REASONS, type Offender } from '../../encap/drops.js'
 import { PATH_PROTOCOL, type PathStatistics } from '../../encap/path-control.js'
-import { formatAddress, formatPrefix } from '../../subnet/prefix.js'
+import {
+  addressFromBytes,
+  formatAddress,
+  formatEndpoint,
+  formatPrefix,
+} from '../../subnet/prefix.js'
+import { formatSubnet } from '../../subnet/subnet-key.js'
 import type { BackendContext } from '../backend.js'
 import { BackendError } from '../errors.js'
 import type { UdpContext } from '../udp.js'
@@ -37,17 +43,13 @@ const RESTART_DELAY_MS = 200
 /** A path that fails this often in a row is broken for good. */
 const MAX_FAILURES = 5
 
-/** Room for the largest packet that can arrive, so that a longer one is seen to be cut. */
-const MIN_SLOT = 2048
-
 /** What a path was started for, carried by its label. A daemon takes over only its equal. */
 interface Purpose {
   readonly device: string
-  readonly network: string
+  readonly networks: readonly string[]
   /** A host that got another subnet must not go on sending from the one it had. */
   readonly subnet: string
   readonly listen: string
-  readonly slotSize: number
 }
 
 /**
@@ -63,13 +65,12 @@ export async function openPathProcess(context: UdpContext): Promise<PathProcess>
 }
 
 function purposeOf(context: UdpContext, device: string): Purpose {
-  const { network, subnet, address, port, overlayMtu } = context
+  const { config, subnet, address, port } = context
   return {
     device,
-    network: formatPrefix(network),
-    subnet: formatPrefix(subnet),
-    listen: `${formatAddress(address)}:${port}`,
-    slotSize: Math.max(MIN_SLOT, Math.ceil(overlayMtu / 64) * 64 + 64),
+    networks: config.families.map(({ network }) => formatPrefix(network)),
+    subnet: formatSubnet(subnet),
+    listen: formatEndpoint(address, port),
   }
 }
 
@@ -290,12 +291,7 @@ function spawnPath(
   const { tun, socket, listener } = descriptors
   const child = spawn(
     process.execPath,
-    [
-      `--max-old-space-size=${HEAP_MB}`,
-      PROGRAM,
-      JSON.stringify(purpose),
-      String(purpose.slotSize),
-    ],
+    [`--max-old-space-size=${HEAP_MB}`, PROGRAM, JSON.stringify(purpose)],
     {
       env: {},
       cwd: '/',
@@ -332,7 +328,7 @@ function describeOffender({
   inner,
   count,
 }: Offender): Record<string, unknown> {
-  const text = (value: number): string =>
-    formatAddress({ family: 4, value: BigInt(value) })
+  const text = (bytes: Uint8Array): string | null =>
+    bytes.length === 0 ? null : formatAddress(addressFromBytes(bytes))
   return { reason: DROP_REASONS[reason], outer: text(outer), inner: text(inner), count }
 }

@@ -55,7 +55,7 @@ function refusal(t: Test, config: object, code: string): string {
 }
 
 t.test('the overlay takes its headers off the MTU: 20 of IPv4 and 8 of UDP', t => {
-  t.strictSame(OVERHEAD, { udp: 28, alloc: 0 })
+  t.strictSame([OVERHEAD.udp(4), OVERHEAD.udp(6), OVERHEAD.alloc()], [28, 48, 0])
   t.equal(planBackend(context({})).overlayMtu, 1472)
   t.equal(planBackend(context({ Backend: { Type: 'udp' } }, 9000)).overlayMtu, 8972)
   t.equal(planBackend(context({ Backend: { Type: 'ALLOC' } })).overlayMtu, 1500)
@@ -104,9 +104,7 @@ t.test('nftables mode is refused by name', t => {
   t.end()
 })
 
-t.test('the udp backend refuses IPv6, a bad port and a Network it has no room for', t => {
-  const dual = { EnableIPv6: true, IPv6Network: 'fd00::/48' }
-  t.match(refusal(t, dual, 'ERR_BACKEND_UNSUPPORTED'), /carries IPv4 over IPv4 only/)
+t.test('the udp backend refuses bad options and networks it has no room for', t => {
   for (const port of [0, 65_536, '8285', 1.5, -1]) {
     t.equal(
       refusal(t, { Backend: { Type: 'udp', Port: port } }, 'ERR_BACKEND_OPTION'),
@@ -114,9 +112,21 @@ t.test('the udp backend refuses IPv6, a bad port and a Network it has no room fo
     )
   }
   t.equal(
-    refusal(t, { Network: '10.0.0.0/7' }, 'ERR_BACKEND_UNSUPPORTED'),
-    'the udp backend carries a Network of /8 at most, not 10.0.0.0/7',
+    refusal(t, { Backend: { Type: 'udp', CopyDSCP: 'yes' } }, 'ERR_BACKEND_OPTION'),
+    'Backend.CopyDSCP is "yes"; it must be true or false',
+  )
+  t.equal(
+    refusal(t, { Network: '10.0.0.0/7', SubnetLen: 30 }, 'ERR_BACKEND_UNSUPPORTED'),
+    'the udp backend carries 4194304 subnets at most: a SubnetLen of 29 or less in 10.0.0.0/7, not 30',
   )
   t.doesNotThrow(() => planBackend(context({ Network: '10.0.0.0/8' })))
+  t.end()
+})
+
+t.test('packets of both families travel in IPv4, those of IPv6 alone in IPv6', t => {
+  const dual = { EnableIPv6: true, IPv6Network: 'fd00::/48' }
+  t.equal(planBackend(context(dual)).overlayMtu, 1472)
+  const alone = { ...dual, EnableIPv4: false }
+  t.equal(planBackend(context(alone)).overlayMtu, 1452)
   t.end()
 })

@@ -1,11 +1,18 @@
 import t from 'tap'
-import { internetChecksum } from '../../../lib/encap/checksum.js'
+import { internetChecksum, sumPseudoHeader } from '../../../lib/encap/checksum.js'
+import {
+  allocatePackets,
+  allocatePlainPackets,
+} from '../../../lib/encap/packet-memory.js'
+import { carryCongestion } from '../../../lib/encap/ecn.js'
+import { trafficClassOf } from '../../../lib/encap/ip.js'
+import { ipPacket, pseudoHeader, transportOf } from '../../helpers/packets.js'
 import {
   readUint16,
   readUint32,
   writeUint16,
   writeUint32,
-} from '../../../lib/encap/ipv4.js'
+} from '../../../lib/encap/bytes.js'
 import { fc, holds } from '../../helpers/property.js'
 import { referenceChecksum } from '../../reference/checksum.js'
 
@@ -65,4 +72,69 @@ t.test('numbers are read as written, in network order and unsigned', async t => 
       return readUint16(packet, start) === value % 0x10000
     }),
   )
+})
+
+t.test(
+  'the sums by SIMD and without it equal the slow one, everywhere in the memory',
+  async t => {
+    const memories = [allocatePackets(70_000), allocatePlainPackets(70_000)]
+    await holds(
+      t,
+      fc.property(
+        fc.uint8Array({ maxLength: 2000, size: 'max' }),
+        fc.nat(60_000),
+        (content, start) => {
+          const expected = 0xffff - referenceChecksum(content)
+          return memories.every(({ bytes, sum }) => {
+            bytes.fill(0xa5)
+            bytes.set(content, start)
+            const found = sum(start, content.length)
+            // 0 and 0xffff are the same sum, of nothing and of something.
+            return found === expected || (found === 0 && content.length === 0)
+          })
+        },
+      ),
+    )
+    for (const { bytes, sum } of memories) {
+      bytes.fill(0xff)
+      t.equal(sum(1, 65_535), 0xff00, 'the largest packet of the largest bytes')
+    }
+  },
+)
+
+t.test('the sum of a pseudo-header is that of its bytes', async t => {
+  await holds(
+    t,
+    fc.property(
+      fc.constantFrom(['10.5.1.2', '10.5.255.3'], ['fd00::1', 'fd00:ffff::9']),
+      fc.nat(1400),
+      fc.constantFrom(6, 17),
+      ([source = '', destination = ''], size, protocol) => {
+        const payload = new Uint8Array(size)
+        const packet = ipPacket({ source, destination, protocol, payload })
+        const version = packet[0]! >> 4
+        const length = packet.length - transportOf(packet)
+        const sum = sumPseudoHeader(packet, 0, version, protocol, length)
+        return sum === 0xffff - referenceChecksum(pseudoHeader(packet))
+      },
+    ),
+  )
+})
+
+t.test('a congestion mark comes into a packet that can carry it (RFC 6040)', t => {
+  for (const [source, destination] of [
+    ['10.5.1.2', '10.5.2.3'],
+    ['fd00::1', 'fd00::2'],
+  ] as const) {
+    for (let trafficClass = 0; trafficClass < 256; trafficClass++) {
+      const packet = ipPacket({ source, destination, trafficClass })
+      const marked = ipPacket({ source, destination, trafficClass: trafficClass | 3 })
+      const canCarry = (trafficClass & 3) !== 0
+
+      t.equal(trafficClassOf(packet, 0), trafficClass)
+      t.equal(carryCongestion(packet, 0), canCarry)
+      if (canCarry) t.strictSame(packet, marked, 'and its checksum is right')
+    }
+  }
+  t.end()
 })

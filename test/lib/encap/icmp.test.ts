@@ -1,67 +1,113 @@
 import t from 'tap'
 import {
-  DESTINATION_UNREACHABLE,
+  IcmpError,
+  type IcmpErrorKind,
   MAX_ICMP_ERROR,
-  NET_UNREACHABLE,
   TokenBucket,
   mayAnswerWithError,
   writeIcmpError,
 } from '../../../lib/encap/icmp.js'
-import { type PacketFields, ip, ipv4Packet } from '../../helpers/packets.js'
+import { type PacketFields, ip, ipPacket, pseudoHeader } from '../../helpers/packets.js'
 import { fc, holds } from '../../helpers/property.js'
 import { referenceChecksum } from '../../reference/checksum.js'
 
 const TO_NOBODY: PacketFields = { source: '10.5.72.9', destination: '10.5.3.1' }
+const TO_NOBODY6: PacketFields = { source: 'fd00::9', destination: 'fd00:0:0:3::1' }
 
-function mayAnswer(fields: Partial<PacketFields>): boolean {
-  const packet = ipv4Packet({ ...TO_NOBODY, ...fields })
+function mayAnswer(fields: Partial<PacketFields>, whole = TO_NOBODY): boolean {
+  const packet = ipPacket({ ...whole, ...fields })
   return mayAnswerWithError(packet, 0, packet.length)
 }
 
-t.test('the error about a packet is this one, byte for byte', t => {
-  const packet = ipv4Packet({ ...TO_NOBODY, payload: Buffer.from('ping') })
-  const out = Buffer.alloc(MAX_ICMP_ERROR, 0xee)
+/** The error about a packet that lies at `start` of a memory. */
+function errorAbout(
+  packet: Uint8Array,
+  options: { from?: string; kind?: IcmpErrorKind; mtu?: number; start?: number } = {},
+): Buffer {
+  const { from = '10.5.72.0', kind = IcmpError.netUnreachable } = options
+  const { mtu = 0, start = 0 } = options
+  const memory = Buffer.alloc(start + packet.length + MAX_ICMP_ERROR, 0xee)
+  memory.set(packet, start)
+  const at = start + packet.length
+  const length = writeIcmpError(memory, at, ip(from), kind, mtu, start, packet.length)
+  return memory.subarray(at, at + length)
+}
 
-  const length = writeIcmpError(
-    out,
-    ip('10.5.72.0'),
-    DESTINATION_UNREACHABLE,
-    NET_UNREACHABLE,
-    packet,
-    0,
-    packet.length,
-  )
+function fromHex(text: string): Buffer {
+  return Buffer.from(text.replaceAll(' ', ''), 'hex')
+}
+
+t.test('the error about a packet is this one, byte for byte', t => {
+  const packet = ipPacket({ ...TO_NOBODY, payload: Buffer.from('ping') })
 
   const ipv4 = '45c00034 00000000 4001d5f6 0a054800 0a054809'
   const netUnreachable = '03001e2f 00000000'
-  const expected = Buffer.from(`${ipv4}${netUnreachable}`.replaceAll(' ', ''), 'hex')
-  t.strictSame(out.subarray(0, length), Buffer.concat([expected, packet]))
+  t.strictSame(
+    errorAbout(packet),
+    Buffer.concat([fromHex(`${ipv4}${netUnreachable}`), packet]),
+  )
+  const tooBig = '0304189f 0000058c'
+  t.strictSame(
+    errorAbout(packet, { kind: IcmpError.tooBig, mtu: 1420 }),
+    Buffer.concat([fromHex(`${ipv4}${tooBig}`), packet]),
+  )
   t.end()
 })
 
+t.test('the error about a packet of IPv6 names the same kinds in its own way', t => {
+  const packet = ipPacket(TO_NOBODY6)
+  const error = errorAbout(packet, { from: 'fd00::1', kind: IcmpError.tooBig, mtu: 1452 })
+
+  t.equal(error.readUInt8(0) >> 4, 6)
+  t.equal(error.readUInt8(6), 58)
+  t.strictSame([...error.subarray(8, 24)], [...ip('fd00::1')])
+  t.strictSame([...error.subarray(24, 40)], [...ip('fd00::9')])
+  t.equal(error.readUInt16BE(40), 0x0200, 'packet too big')
+  t.equal(error.readUInt32BE(44), 1452)
+  t.strictSame(error.subarray(48), packet)
+  t.equal(errorAbout(packet, { from: 'fd00::1' }).readUInt16BE(40), 0x0100, 'no route')
+  t.end()
+})
+
+t.test('the error quotes what fits, and its checksums are right', async t => {
+  await holds(
+    t,
+    fc.property(fc.nat(1500), fc.nat(30), fc.boolean(), (size, start, isIpv4) => {
+      const payload = new Uint8Array(size).fill(size)
+      const packet = ipPacket({ ...(isIpv4 ? TO_NOBODY : TO_NOBODY6), payload })
+      const from = isIpv4 ? '10.5.72.0' : 'fd00::1'
+      const error = errorAbout(packet, { from, start })
+      const headers = isIpv4 ? 28 : 48
+      const quoted = Math.min(packet.length, (isIpv4 ? 576 : 1280) - headers)
+      const icmp = error.subarray(headers - 8)
+      const covered = isIpv4 ? icmp : Buffer.concat([pseudoHeader(error), icmp])
+      return (
+        error.length === headers + quoted &&
+        referenceChecksum(covered) === 0 &&
+        (!isIpv4 || referenceChecksum(error.subarray(0, 20)) === 0) &&
+        error.subarray(headers).equals(packet.subarray(0, quoted))
+      )
+    }),
+  )
+})
+
 t.test(
-  'the error quotes what fits in 576 bytes, and both checksums are right',
-  async t => {
-    await holds(
-      t,
-      fc.property(fc.nat(1500), fc.nat(30), (size, start) => {
-        const packet = ipv4Packet({
-          ...TO_NOBODY,
-          payload: new Uint8Array(size).fill(size),
-        })
-        const slab = Buffer.concat([Buffer.alloc(start), packet])
-        const out = Buffer.alloc(MAX_ICMP_ERROR)
-        const length = writeIcmpError(out, 1, 3, 0, slab, start, packet.length)
-        const quoted = Math.min(packet.length, 576 - 28)
-        return (
-          length === 28 + quoted &&
-          out.readUInt16BE(2) === length &&
-          referenceChecksum(out.subarray(0, 20)) === 0 &&
-          referenceChecksum(out.subarray(20, length)) === 0 &&
-          out.subarray(28, length).equals(packet.subarray(0, quoted))
-        )
-      }),
+  'errors of IPv6 are about packets of one host to another, and never about errors',
+  t => {
+    const icmp = (type: number): boolean =>
+      mayAnswer({ protocol: 58, payload: Uint8Array.of(type, 0, 0, 0) }, TO_NOBODY6)
+    t.ok(icmp(128), 'echo request')
+    for (const type of [0, 1, 2, 3, 4, 127]) t.notOk(icmp(type), `type ${type}`)
+    t.notOk(mayAnswer({ protocol: 58 }, TO_NOBODY6), 'cut before its type')
+    t.notOk(
+      mayAnswer({ protocol: 44, payload: new Uint8Array(8) }, TO_NOBODY6),
+      'a fragment',
     )
+    for (const address of ['::', 'ff02::1']) {
+      t.notOk(mayAnswer({ source: address }, TO_NOBODY6), `from ${address}`)
+      t.notOk(mayAnswer({ destination: address }, TO_NOBODY6), `to ${address}`)
+    }
+    t.ok(mayAnswer({}, TO_NOBODY6))
     t.end()
   },
 )
