@@ -217,7 +217,7 @@ class UdpBackend implements Backend {
   }
 
   async run(signal: AbortSignal): Promise<void> {
-    await this.#path.supervise(signal, () => this.#configureDevice())
+    await this.#path.supervise(signal)
   }
 
   async describe(): Promise<Record<string, unknown>> {

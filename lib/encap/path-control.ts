@@ -23,7 +23,7 @@ export const PathMessage = {
   forwarding: 3, // request: the whole ForwardingState; reply: empty once it is in force
   permit: 4, // request: deadline in ms of CLOCK_BOOTTIME (f64); reply: empty
   statistics: 5, // reply: PathStatistics
-  descriptors: 6, // reply: empty, with the path's descriptors beside it (SCM_RIGHTS)
+  handover: 6, // reply: empty, with descriptors beside it (SCM_RIGHTS): TUN, socket, and a file of PathKnowledge
 } as const
 
 export type PathMessageType = (typeof PathMessage)[keyof typeof PathMessage]
@@ -255,6 +255,27 @@ export function decodeForwarding(payload: Buffer): ForwardingState {
   }))
   reader.end()
   return { families, verify, copyDscp, hops }
+}
+
+/** What a path was told, for its successor. */
+export interface PathKnowledge {
+  /** CLOCK_BOOTTIME in ms; 0 when it was told nothing. */
+  readonly permitUntil: number
+  readonly forwarding: ForwardingState | undefined
+}
+
+/** @param forwarding the payload of the message that brought it; empty when none has. */
+export function encodeKnowledge(permitUntil: number, forwarding: Uint8Array): Buffer {
+  return Buffer.concat([encodePermit(permitUntil), forwarding])
+}
+
+export function decodeKnowledge(payload: Buffer): PathKnowledge {
+  const permitUntil = decodePermit(payload)
+  const rest = payload.subarray(8)
+  return {
+    permitUntil,
+    forwarding: rest.length === 0 ? undefined : decodeForwarding(rest),
+  }
 }
 
 /** Counters of the packet path since it started. */

@@ -70,12 +70,21 @@ export const sendto = libc.func(
     addressLength: number,
   ]
 >
+export const sendmsg = libc.func(
+  'intptr_t sendmsg(int fd, const void *message, int flags)',
+) as Fn<[fd: number, message: Memory, flags: number]>
+export const recvmsg = libc.func(
+  'intptr_t recvmsg(int fd, void *message, int flags)',
+) as Fn<[fd: number, message: Memory, flags: number]>
 export const recvmmsg = libc.func(
   'int recvmmsg(int fd, void *messages, unsigned int count, int flags, void *timeout)',
 ) as Fn<[fd: number, messages: Memory, count: number, flags: number, timeout: null]>
 export const sendmmsg = libc.func(
   'int sendmmsg(int fd, void *messages, unsigned int count, int flags)',
 ) as Fn<[fd: number, messages: Memory, count: number, flags: number]>
+export const memfdCreate = libc.func(
+  'int memfd_create(const char *name, unsigned int flags)',
+) as Fn<[name: string, flags: number]>
 export const flock = libc.func('int flock(int fd, int operation)') as Fn<
   [fd: number, operation: number]
 >

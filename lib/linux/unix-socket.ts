@@ -8,6 +8,13 @@ const SOCK_NONBLOCK = 0o4000
 const SOCK_CLOEXEC = 0o2000000
 const MSG_DONTWAIT = 0x40
 const MSG_NOSIGNAL = 0x4000
+const MSG_CMSG_CLOEXEC = 0x40000000
+const SOL_SOCKET = 1
+const SCM_RIGHTS = 1
+const ECONNRESET = 104
+
+const MSGHDR = 56
+const CMSGHDR = 16
 
 /** sun_path of struct sockaddr_un, with its closing zero byte. */
 export const MAX_SOCKET_PATH = 107
@@ -70,4 +77,77 @@ export function sendUnixDatagram(path: string, text: string): void {
   } finally {
     libc.close(fd)
   }
+}
+
+/** Connects a stream socket, closed on exec, reading without waiting. Throws SystemError. */
+export function connectUnix(path: string): number {
+  const address = sockaddrUn(path)
+  const fd = libc.socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+  if (fd < 0) throw libc.lastError('open a Unix socket')
+  if (libc.connect(fd, address, address.length) === 0) return fd
+  const error = libc.lastError(`connect to ${path}`)
+  libc.close(fd)
+  throw error
+}
+
+/** struct msghdr with one iovec and room for a few descriptors (SCM_RIGHTS), laid out for 64-bit Linux. */
+function rightsMessage(
+  bytes: Uint8Array,
+  count: number,
+): { message: Buffer; control: Buffer } {
+  const message = Buffer.alloc(MSGHDR)
+  const iovec = Buffer.alloc(16)
+  const control = Buffer.alloc(CMSGHDR + 8 * Math.ceil(count / 2))
+  const pointer = (into: Buffer, at: number, to: Uint8Array): void => {
+    into.writeBigUInt64LE(BigInt(libc.addressOf(to)), at)
+  }
+  pointer(iovec, 0, bytes)
+  iovec.writeUInt32LE(bytes.length, 8)
+  pointer(message, 16, iovec)
+  message.writeUInt32LE(1, 24)
+  pointer(message, 32, control)
+  message.writeUInt32LE(control.length, 40)
+  // Kept alive with the message that points at it.
+  Object.assign(message, { iovec })
+  return { message, control }
+}
+
+/** Sends bytes and open descriptors of this process with them. Returns false when the peer does not take them. */
+export function sendDescriptors(
+  fd: number,
+  bytes: Uint8Array,
+  descriptors: readonly number[],
+): boolean {
+  const { message, control } = rightsMessage(bytes, descriptors.length)
+  control.writeUInt32LE(CMSGHDR + 4 * descriptors.length, 0)
+  control.writeInt32LE(SOL_SOCKET, 8)
+  control.writeInt32LE(SCM_RIGHTS, 12)
+  for (const [index, descriptor] of descriptors.entries())
+    control.writeInt32LE(descriptor, CMSGHDR + 4 * index)
+  return libc.sendmsg(fd, message, MSG_DONTWAIT | MSG_NOSIGNAL) === bytes.length
+}
+
+/**
+ * Takes what has arrived, with up to `most` descriptors, which are this process's
+ * from then on, closed on exec. Undefined while nothing has.
+ *
+ * @throws SystemError when the connection has ended.
+ */
+export function receiveDescriptors(
+  fd: number,
+  most: number,
+): readonly number[] | undefined {
+  const bytes = Buffer.alloc(4096)
+  const { message, control } = rightsMessage(bytes, most)
+  const length = libc.recvmsg(fd, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)
+  if (length < 0) {
+    if (libc.errno() === libc.EAGAIN || libc.errno() === libc.EINTR) return undefined
+    throw libc.lastError('receive descriptors')
+  }
+  if (length === 0) throw new libc.SystemError('receive descriptors', ECONNRESET)
+  const descriptors: number[] = []
+  const isRights = message.readUInt32LE(40) > 0 && control.readInt32LE(12) === SCM_RIGHTS
+  const end = isRights ? control.readUInt32LE(0) : 0
+  for (let at = CMSGHDR; at + 4 <= end; at += 4) descriptors.push(control.readInt32LE(at))
+  return descriptors
 }

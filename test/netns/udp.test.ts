@@ -3,7 +3,9 @@
  * with a flanneld and a container, one etcd between them. The tests run in this
  * order on one network, and each leaves it whole.
  */
-import { readFile, stat } from 'node:fs/promises'
+import { appendFile, cp, readFile, stat, symlink } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { LabNode } from '../../cmd/flannelctl/lab/host.js'
 import type { PingOptions, PingResult } from '../../cmd/flannelctl/lab/ping.js'
@@ -181,6 +183,37 @@ t.test('a daemon killed -9 comes back to its subnet, and no packet is lost', asy
   t.equal(lost, 0, `of ${sent} packets`)
 })
 
+/** The program as another build would have it: its packet path differs in a comment. */
+async function buildAnother(directory: string): Promise<string> {
+  const root = fileURLToPath(new URL('../../../', import.meta.url))
+  for (const part of ['dist/cmd', 'dist/lib'])
+    await cp(join(root, part), join(directory, part), { recursive: true })
+  await cp(join(root, 'package.json'), join(directory, 'package.json'))
+  await symlink(join(root, 'node_modules'), join(directory, 'node_modules'))
+  await appendFile(join(directory, 'dist/lib/encap/forward.js'), '// another build\n')
+  return join(directory, 'dist/cmd/flanneld.js')
+}
+
+t.test('a packet path of another build is replaced, and no packet is lost', async t => {
+  const [subnet, path] = [await subnetOf(two.daemon), await pathOf(two.daemon)]
+  const { program } = two.daemon
+  const traffic = await startTraffic(one, two)
+
+  await two.daemon.kill('SIGTERM')
+  two.daemon.program = await buildAnother(t.testdir())
+  await two.daemon.start()
+
+  const successor = await pathOf(two.daemon)
+  t.not(successor.pid, path.pid)
+  await happens('the path before has ended', () => !isRunning(path.pid))
+  const { sent, lost } = await stopTraffic(traffic)
+  t.equal(lost, 0, `of ${sent} packets`)
+  t.equal(await subnetOf(two.daemon), subnet)
+  await two.daemon.kill('SIGTERM')
+  two.daemon.program = program
+  await two.daemon.start()
+})
+
 for (const [host, origin] of [
   [three, 'that the daemon started'],
   [two, 'that was taken over from an earlier daemon'],
@@ -188,6 +221,8 @@ for (const [host, origin] of [
   t.test(`a packet path ${origin} is replaced when it is killed -9`, async t => {
     const { pid } = await pathOf(host.daemon)
     const subnet = await subnetOf(host.daemon)
+    const device = await host.run(['ip', 'link', 'show', 'flannel0'])
+    const traffic = await startTraffic(one, host)
 
     process.kill(pid, 'SIGKILL')
 
@@ -201,6 +236,9 @@ for (const [host, origin] of [
     t.not(path.pid, pid)
     t.ok(isRunning(path.pid))
     t.equal(await subnetOf(host.daemon), subnet)
+    t.equal(await host.run(['ip', 'link', 'show', 'flannel0']), device, 'on its device')
+    const { lost } = await stopTraffic(traffic)
+    t.comment(`a gap of about ${lost * 5} ms`)
     t.same(await unreached({}), [])
   })
 }

@@ -28,6 +28,8 @@ export interface LabDaemonOptions {
 export class LabDaemon {
   readonly subnetFile: string
   readonly logFile: string
+  /** What is run at the next start. */
+  program = PROGRAM
   readonly #options: LabDaemonOptions
   readonly #flags: StatusFlags
   #process: LabProcess | undefined
@@ -65,7 +67,7 @@ export class LabDaemon {
     const { namespace, outlive, flags = [] } = this.#options
     const command = [
       process.execPath,
-      PROGRAM,
+      this.program,
       '--iface=eth0',
       `--etcd-endpoints=${ETCD_ENDPOINT}`,
       ...this.placeFlags,

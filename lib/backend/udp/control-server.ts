@@ -8,13 +8,24 @@ import {
   decodePermit,
   encodeFrame,
   encodeHello,
+  encodeKnowledge,
   encodeStatistics,
 } from '../../encap/path-control.js'
+import { openMemoryFile } from '../../linux/memory-file.js'
 import * as libc from '../../linux/libc.js'
-import { acceptUnix, sendAll } from '../../linux/unix-socket.js'
+import { acceptUnix, sendAll, sendDescriptors } from '../../linux/unix-socket.js'
 import type { PacketLoop } from './packet-loop.js'
 
 const NOTHING = Buffer.alloc(0)
+
+export interface ControlServerOptions {
+  readonly listener: number
+  readonly loop: PacketLoop
+  /** By which a daemon recognises what this path is for. */
+  readonly label: string
+  /** What a successor is given. */
+  readonly descriptors: readonly number[]
+}
 
 /**
  * The packet path's end of the control socket. One daemon is connected at a
@@ -25,16 +36,20 @@ export class ControlServer {
   readonly #listener: number
   readonly #loop: PacketLoop
   readonly #label: string
+  readonly #descriptors: readonly number[]
   readonly #chunk = Buffer.alloc(65_536)
   #connection = -1
   #frames = new FrameReader()
+  /** What was told last, as it came. */
+  #forwarding: Buffer = NOTHING
   /** True once a daemon has told the path to end. */
   stopping = false
 
-  constructor(listener: number, loop: PacketLoop, label: string) {
+  constructor({ listener, loop, label, descriptors }: ControlServerOptions) {
     this.#listener = listener
     this.#loop = loop
     this.#label = label
+    this.#descriptors = descriptors
   }
 
   /** Descriptor of the connected daemon, or -1, which poll(2) ignores. */
@@ -75,8 +90,21 @@ export class ControlServer {
     const type = Object.values(PathMessage).find(known => known === frame.type)
     if (type === undefined) throw new RangeError(`unknown control message ${frame.type}`)
     const reply = encodeFrame(type, this.#answer(type, frame.payload))
-    if (!sendAll(this.#connection, reply))
-      throw new RangeError('the daemon does not read')
+    const isSent =
+      type === PathMessage.handover
+        ? this.#handOver(reply)
+        : sendAll(this.#connection, reply)
+    if (!isSent) throw new RangeError('the daemon does not read')
+  }
+
+  #handOver(reply: Buffer): boolean {
+    const knowledge = openMemoryFile(
+      encodeKnowledge(this.#loop.permitUntil, this.#forwarding),
+    )
+    const descriptors = [...this.#descriptors, knowledge]
+    const isSent = sendDescriptors(this.#connection, reply, descriptors)
+    libc.close(knowledge)
+    return isSent
   }
 
   #answer(type: (typeof PathMessage)[keyof typeof PathMessage], payload: Buffer): Buffer {
@@ -92,9 +120,10 @@ export class ControlServer {
         return NOTHING
       case PathMessage.forwarding:
         this.#loop.useTable(new ForwardingTable(decodeForwarding(payload)))
+        this.#forwarding = Buffer.from(payload)
         return NOTHING
-      case PathMessage.descriptors:
-        throw new RangeError('not yet')
+      case PathMessage.handover:
+        return NOTHING
       case PathMessage.permit:
         this.#loop.permit(decodePermit(payload))
         return NOTHING

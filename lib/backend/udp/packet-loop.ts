@@ -33,9 +33,18 @@ export class PacketLoop {
     this.#outbound.useTable(table)
   }
 
+  /** Whether it has been told where packets go. */
+  get isReady(): boolean {
+    return this.#table !== undefined
+  }
+
   /** @param untilMs CLOCK_BOOTTIME until which packets may be forwarded. */
   permit(untilMs: number): void {
     this.#permitUntil = untilMs
+  }
+
+  get permitUntil(): number {
+    return this.#permitUntil
   }
 
   permitted(nowMs: number): boolean {

@@ -1,9 +1,21 @@
 import { rmSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
+import {
+  type PathKnowledge,
+  PathMessage,
+  decodeKnowledge,
+  encodeFrame,
+} from '../../encap/path-control.js'
 import * as libc from '../../linux/libc.js'
+import { takeMemoryFile } from '../../linux/memory-file.js'
 import { type Tun, openTun } from '../../linux/tun.js'
 import { openUdpSocket } from '../../linux/udp-socket.js'
-import { listenUnix } from '../../linux/unix-socket.js'
+import {
+  connectUnix,
+  listenUnix,
+  receiveDescriptors,
+  sendAll,
+} from '../../linux/unix-socket.js'
 import { SOCKADDR, writeSockaddr } from '../../encap/forwarding-table.js'
 import { addressBytes, formatEndpoint } from '../../subnet/prefix.js'
 import type { BackendContext } from '../backend.js'
@@ -16,11 +28,10 @@ const DEVICE_PATTERN = 'flannel%d'
 /** Names that a device may carry into our commands and files. */
 export const DEVICE_NAME = /^[a-zA-Z0-9._-]{1,15}$/
 
-/** Descriptors that a path needs and a successor may be given. */
+/** Descriptors that a path needs and its successor is given. */
 export interface Descriptors {
   readonly tun: Tun
   readonly socket: number
-  readonly listener: number
 }
 
 /** Where a path listens for its daemon. */
@@ -28,17 +39,14 @@ export function socketPath({ runDir }: Pick<BackendContext, 'runDir'>): string {
   return `${runDir}/path.sock`
 }
 
-/** Opens the device and both sockets, or none of them. Throws BackendError. */
+/** Opens the device and the socket, or neither. Throws BackendError. */
 export async function openDescriptors(context: UdpContext): Promise<Descriptors> {
   const opened: number[] = []
   try {
     const socket = openSocket(context)
     opened.push(socket)
     const tun = await openDevice(context)
-    opened.push(tun.fd)
-    rmSync(socketPath(context), { force: true })
-    const listener = listenUnix(socketPath(context))
-    return { tun, socket, listener }
+    return { tun, socket }
   } catch (error) {
     for (const fd of opened) libc.close(fd)
     throw error
@@ -89,6 +97,51 @@ function tryOpenTun(name: string): Tun | undefined {
   }
 }
 
-export function closeDescriptors({ tun, socket, listener }: Descriptors): void {
-  for (const fd of [tun.fd, socket, listener]) libc.close(fd)
+export function closeDescriptors({ tun, socket }: Descriptors): void {
+  for (const fd of [tun.fd, socket]) libc.close(fd)
+}
+
+/** A new control socket; a path that listened there before is not reached by it any more. */
+export function openListener(context: Pick<BackendContext, 'runDir'>): number {
+  rmSync(socketPath(context), { force: true })
+  return listenUnix(socketPath(context))
+}
+
+/** A path answers at once, unless the machine is very busy. */
+const HANDOVER_DEADLINE_MS = 3000
+const HANDOVER_POLL_MS = 2
+
+/** What a running path has and knows; it goes on. */
+export interface Handover {
+  readonly descriptors: Descriptors
+  readonly knowledge: PathKnowledge
+}
+
+/** Asks a running path for what it has: its descriptors are ours as well then. Throws BackendError. */
+export async function askForHandover(
+  context: Pick<BackendContext, 'runDir' | 'clock'>,
+  device: string,
+): Promise<Handover> {
+  const { clock } = context
+  let connection: number | undefined
+  try {
+    connection = connectUnix(socketPath(context))
+    sendAll(connection, encodeFrame(PathMessage.handover, new Uint8Array(0)))
+    const deadline = clock.now() + HANDOVER_DEADLINE_MS
+    while (clock.now() < deadline) {
+      const [tun, socket, file] = receiveDescriptors(connection, 3) ?? []
+      if (tun !== undefined && socket !== undefined && file !== undefined)
+        return {
+          descriptors: { tun: { fd: tun, name: device }, socket },
+          knowledge: decodeKnowledge(takeMemoryFile(file)),
+        }
+      await clock.sleep(HANDOVER_POLL_MS)
+    }
+  } catch (cause) {
+    if (!(cause instanceof libc.SystemError || cause instanceof RangeError)) throw cause
+    throw new BackendError('ERR_PATH', cause.message, { cause })
+  } finally {
+    if (connection !== undefined) libc.close(connection)
+  }
+  throw new BackendError('ERR_PATH', 'the packet path does not hand over its descriptors')
 }

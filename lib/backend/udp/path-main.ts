@@ -3,7 +3,8 @@
  * replaced while it runs, and live on while the daemon restarts.
  *
  * It is given three descriptors and nothing else: the TUN device, the UDP
- * socket, and the listening control socket. It gives up root before it looks at
+ * socket, and the listening control socket. A successor may read the same ones
+ * while it takes over. It gives up root before it looks at
  * a packet, and then blocks in poll(2) for the rest of its life: no timer, no
  * promise and no signal handler of Node's runs any more.
  *
@@ -33,13 +34,21 @@ const IDLE_MS = 1000
 function main(label: string): void {
   process.title = PATH_TITLE
   const loop = new PacketLoop(TUN, SOCKET)
-  const control = new ControlServer(LISTENER, loop, label)
+  const control = new ControlServer({
+    listener: LISTENER,
+    loop,
+    label,
+    descriptors: [TUN, SOCKET],
+  })
   const fds = Buffer.alloc(4 * POLLFD)
-  for (const [index, fd] of [TUN, SOCKET, LISTENER].entries()) watch(fds, index, fd)
+  watch(fds, 2, LISTENER)
   const orphanAt = libc.bootTimeMs() + ORPHAN_GRACE_MS
   dropPrivileges()
 
   while (!control.stopping) {
+    // What comes before the remotes are known is left for the path before, or waits.
+    watch(fds, 0, loop.isReady ? TUN : -1)
+    watch(fds, 1, loop.isReady ? SOCKET : -1)
     watch(fds, 3, control.connection)
     libc.poll(fds, 4, IDLE_MS)
     const nowMs = libc.bootTimeMs()

@@ -16,13 +16,18 @@ import { formatSubnet } from '../../subnet/subnet-key.js'
 import type { BackendContext } from '../backend.js'
 import { BackendError } from '../errors.js'
 import type { UdpContext } from '../udp.js'
+import * as libc from '../../linux/libc.js'
+import { BUILD } from './build.js'
 import { endPath } from './end-path.js'
 import { PathClient } from './path-client.js'
 import {
   DEVICE_NAME,
   type Descriptors,
+  type Handover,
+  askForHandover,
   closeDescriptors,
   openDescriptors,
+  openListener,
   socketPath,
 } from './path-descriptors.js'
 
@@ -50,6 +55,8 @@ interface Purpose {
   /** A host that got another subnet must not go on sending from the one it had. */
   readonly subnet: string
   readonly listen: string
+  /** Of the program: a path of another build is replaced, and hands over its descriptors. */
+  readonly build: string
 }
 
 /**
@@ -71,6 +78,7 @@ function purposeOf(context: UdpContext, device: string): Purpose {
     networks: config.families.map(({ network }) => formatPrefix(network)),
     subnet: formatSubnet(subnet),
     listen: formatEndpoint(address, port),
+    build: BUILD,
   }
 }
 
@@ -91,32 +99,30 @@ export async function endLeftPath(context: BackendContext): Promise<void> {
   }
 }
 
-/** Takes over a path of the same purpose; ends any other that has our socket. */
+/**
+ * Takes over a path of the same purpose. One of another build has a successor
+ * started on its descriptors; one of another purpose is ended.
+ */
 async function findRunning(context: UdpContext): Promise<PathProcess | undefined> {
   const client = await PathClient.connect(socketPath(context))
   if (client === undefined) return undefined
   const { log } = context
   try {
-    const hello = await client.hello()
-    const purpose = parseLabel(hello.label)
-    const wanted = purpose && purposeOf(context, purpose.device)
+    const { protocol, pid, label } = await client.hello()
+    const purpose = parseLabel(label)
+    const wanted = purpose === undefined ? undefined : purposeOf(context, purpose.device)
     if (
-      hello.protocol === PATH_PROTOCOL &&
-      hello.label === JSON.stringify(wanted) &&
-      wanted
+      protocol === PATH_PROTOCOL &&
+      purpose !== undefined &&
+      wanted !== undefined &&
+      JSON.stringify({ ...purpose, build: BUILD }) === JSON.stringify(wanted)
     ) {
-      log.info(
-        { pid: hello.pid, device: wanted.device },
-        'took over the running packet path',
-      )
-      return new PathProcess(context, { client, pid: hello.pid, purpose: wanted })
+      client.close()
+      return await takeOver(context, pid, wanted, purpose.build === BUILD)
     }
-    log.info(
-      { pid: hello.pid, was: hello.label },
-      'ending a packet path of another purpose',
-    )
+    log.info({ pid, was: label }, 'ending a packet path of another purpose')
     await client.stop()
-    await endPath(hello.pid, context.clock)
+    await endPath(pid, context.clock)
   } catch (error) {
     if (!(error instanceof BackendError)) throw error
     client.close()
@@ -126,6 +132,28 @@ async function findRunning(context: UdpContext): Promise<PathProcess | undefined
     )
   }
   return undefined
+}
+
+async function takeOver(
+  context: UdpContext,
+  pid: number,
+  purpose: Purpose,
+  isOurBuild: boolean,
+): Promise<PathProcess> {
+  const { device } = purpose
+  const handover = await askForHandover(context, device)
+  const client = await PathClient.connect(socketPath(context))
+  if (client === undefined)
+    throw new BackendError('ERR_PATH', 'the packet path ended meanwhile')
+  const path = new PathProcess(context, { ...handover, client, pid, purpose })
+  context.log.info(
+    { pid, device },
+    isOurBuild
+      ? 'took over the running packet path'
+      : 'replacing a packet path of another build',
+  )
+  if (!isOurBuild) await path.succeed()
+  return path
 }
 
 function parseLabel(label: string): Purpose | undefined {
@@ -145,25 +173,26 @@ interface RunningPath {
 
 /** The packet path, kept running: what it was told last is told to its successor. */
 export class PathProcess {
-  /** A former daemon started it, and told it where the remotes are. */
+  /** A former daemon started it, or the path before it, and told that where the remotes are. */
   readonly wasTakenOver: boolean
   readonly #context: UdpContext
   readonly #log: Logger
   #running: RunningPath | undefined
-  /** Unknown for a path that was taken over: its successor opens its own. */
   #descriptors: Descriptors | undefined
   #state: ForwardingState | undefined
   #permitUntil = 0
   #failures = 0
-  /** The device went with a path that was taken over: the next one is bare. */
-  #isDeviceNew = false
 
   /** @param running a path to take over; without one, `start` comes next. */
-  constructor(context: UdpContext, running?: RunningPath) {
+  constructor(context: UdpContext, running?: RunningPath & Handover) {
     this.#context = context
     this.#log = context.log
-    this.#running = running
     this.wasTakenOver = running !== undefined
+    if (running === undefined) return
+    this.#running = running
+    this.#descriptors = running.descriptors
+    this.#state = running.knowledge.forwarding
+    this.#permitUntil = running.knowledge.permitUntil
   }
 
   get device(): string {
@@ -180,7 +209,9 @@ export class PathProcess {
   async start(): Promise<void> {
     this.#descriptors ??= await openDescriptors(this.#context)
     const purpose = purposeOf(this.#context, this.#descriptors.tun.name)
-    const child = spawnPath(purpose, this.#descriptors, this.#log)
+    const listener = openListener(this.#context)
+    const child = spawnPath(purpose, [this.#descriptors, listener], this.#log)
+    libc.close(listener)
     const client = await PathClient.connect(socketPath(this.#context))
     if (client === undefined)
       throw new BackendError('ERR_PATH', 'the packet path does not listen')
@@ -189,6 +220,14 @@ export class PathProcess {
     this.#log.debug({ pid: child.pid, device: this.device }, 'packet path started')
     if (this.#state !== undefined) await client.forward(this.#state)
     if (this.#permitUntil > 0) await client.permit(this.#permitUntil)
+  }
+
+  /** Starts a successor that knows what the running path knows, and ends that one then: no packet is lost. */
+  async succeed(): Promise<void> {
+    const predecessor = this.#path()
+    await this.start()
+    await this.#end(predecessor)
+    await endPath(predecessor.pid, this.#context.clock)
   }
 
   async forward(state: ForwardingState): Promise<void> {
@@ -201,11 +240,15 @@ export class PathProcess {
     await this.#path().client.permit(untilMs)
   }
 
-  /**
-   * Replaces a path that died or stopped answering. `onNewDevice` is called when
-   * its device went with it.
-   */
-  async supervise(signal: AbortSignal, onNewDevice: () => Promise<void>): Promise<void> {
+  async #end({ client }: RunningPath): Promise<void> {
+    await client.stop().catch((error: unknown) => {
+      this.#log.warn({ reason: String(error) }, 'the packet path did not stop by itself')
+    })
+    client.close()
+  }
+
+  /** Replaces a path that died or stopped answering. */
+  async supervise(signal: AbortSignal): Promise<void> {
     const { clock } = this.#context
     for (;;) {
       const { client } = this.#path()
@@ -217,12 +260,12 @@ export class PathProcess {
         this.#failures = 0
       } catch (error) {
         if (!(error instanceof BackendError)) throw error
-        await this.#replace(error, onNewDevice)
+        await this.#replace(error)
       }
     }
   }
 
-  async #replace(reason: BackendError, onNewDevice: () => Promise<void>): Promise<void> {
+  async #replace(reason: BackendError): Promise<void> {
     this.#failures += 1
     if (this.#failures > MAX_FAILURES) {
       const message = `the packet path failed ${MAX_FAILURES} times in a row`
@@ -235,7 +278,6 @@ export class PathProcess {
     const { client, pid } = this.#path()
     client.close()
     await endPath(pid, this.#context.clock)
-    this.#isDeviceNew ||= this.#descriptors === undefined
     try {
       await this.start()
     } catch (error) {
@@ -243,10 +285,7 @@ export class PathProcess {
       // The old one may hold its device and port for a moment longer: tried again.
       this.#log.warn({ reason: error.message }, 'the packet path does not start yet')
       await this.#context.clock.sleep(RESTART_DELAY_MS * this.#failures)
-      return
     }
-    if (this.#isDeviceNew) await onNewDevice()
-    this.#isDeviceNew = false
   }
 
   async describe(): Promise<Record<string, unknown>> {
@@ -262,18 +301,11 @@ export class PathProcess {
 
   /** `keep` leaves the path to forward until its permit ends or the next daemon takes it over. */
   async close(how: 'keep' | 'end'): Promise<void> {
-    const client = this.#running?.client
+    const running = this.#running
     this.#running = undefined
-    if (client !== undefined) {
-      if (how === 'end') {
-        await client.stop().catch((error: unknown) => {
-          this.#log.warn(
-            { reason: String(error) },
-            'the packet path did not stop by itself',
-          )
-        })
-      }
-      client.close()
+    if (running !== undefined) {
+      if (how === 'end') await this.#end(running)
+      else running.client.close()
     }
     if (this.#descriptors !== undefined) {
       closeDescriptors(this.#descriptors)
@@ -285,10 +317,9 @@ export class PathProcess {
 
 function spawnPath(
   purpose: Purpose,
-  descriptors: Descriptors,
+  [{ tun, socket }, listener]: readonly [Descriptors, number],
   log: Logger,
 ): ChildProcess {
-  const { tun, socket, listener } = descriptors
   const child = spawn(
     process.execPath,
     [`--max-old-space-size=${HEAP_MB}`, PROGRAM, JSON.stringify(purpose)],
