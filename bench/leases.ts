@@ -14,7 +14,7 @@ import { subnetFromPrefixes } from '../lib/subnet/subnet-key.js'
 import { parsePrefix } from '../lib/subnet/prefix.js'
 import { silent } from '../test/helpers/log.js'
 import { RealEtcd } from '../test/helpers/real-etcd.js'
-import { median, printTable } from './table.js'
+import { median, formatTable } from './table.js'
 
 const PREFIX = '/net'
 const CONFIG = parseNetworkConfig('{"Network":"10.0.0.0/8"}')
@@ -163,16 +163,18 @@ async function measure(count: number): Promise<readonly string[]> {
 
 const rows = []
 for (const count of [10_000, 50_000]) rows.push(await measure(count))
-printTable(
-  [
-    'leases',
-    'start: list, read, choose',
-    'list again and compare',
-    'one change, write to choice',
-    'CPU per change',
-    'memory',
-    'calls to start',
-  ],
-  rows,
+console.log(
+  formatTable(
+    [
+      'leases',
+      'start: list, read, choose',
+      'list again and compare',
+      'one change, write to choice',
+      'CPU per change',
+      'memory',
+      'calls to start',
+    ],
+    rows,
+  ),
 )
 process.exit(0)

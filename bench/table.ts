@@ -4,11 +4,12 @@ export function median(numbers: readonly number[]): number {
   return sorted[sorted.length >> 1] ?? Number.NaN
 }
 
-/** Prints a table in Markdown, to be pasted into a README. */
-export function printTable(
+/** A table in Markdown. */
+export function formatTable(
   header: readonly string[],
   rows: readonly (readonly string[])[],
-): void {
-  for (const row of [header, header.map(() => '---'), ...rows])
-    console.log(`| ${row.join(' | ')} |`)
+): string {
+  return [header, header.map(() => '---'), ...rows]
+    .map(row => `| ${row.join(' | ')} |`)
+    .join('\n')
 }
