@@ -31,6 +31,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'list every remote, how packets get there, and what the kernel says of it',
     load: async () => (await import('./flannelctl/routes.js')).routesCommand,
   },
+  drops: {
+    summary: 'what the packet path has dropped, why, and who sent it',
+    load: async () => (await import('./flannelctl/drops.js')).dropsCommand,
+  },
   config: {
     summary: 'show, check or store the network configuration',
     load: async () => (await import('./flannelctl/config.js')).configCommand,

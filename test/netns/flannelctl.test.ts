@@ -3,7 +3,10 @@
  * with daemons and a real etcd. In this order on one network.
  */
 import t from 'tap'
+import { LabNode } from '../../cmd/flannelctl/lab/host.js'
+import { underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
 import { flannelctl } from '../helpers/flannelctl.js'
+import { echoRequest, sendDatagram } from './forged-packets.js'
 import { happens, openTestLab, subnetOf } from './open-test-lab.js'
 
 const CONFIG = '/coreos.com/network/config'
@@ -51,6 +54,25 @@ t.test('routes asks the kernel, and says when it has another way', async t => {
 
   t.equal(bad.exitCode, 3)
   t.match(bad.stdout, /via 192\.168\.77\.1$/m)
+})
+
+t.test('drops says what was dropped, why, and who sent it', async t => {
+  const nothing = await flannelctl(one, ['drops'])
+  t.equal(nothing.exitCode, 0)
+  t.equal(nothing.stdout, 'nothing was dropped\n')
+
+  const stranger = new LabNode(underlayNamespace(lab.name))
+  const [source, destination] = [two.container.address, one.container.address]
+  await sendDatagram(stranger, one, echoRequest(source, destination))
+
+  await happens('the drop is counted', async () => {
+    const { stdout } = await flannelctl(one, ['drops'])
+    return /^1 +unknownSender .*--verify=inner/m.test(stdout)
+  })
+  const { stdout } = await flannelctl(one, ['drops'])
+  const sender = `192.168.77.1 +${source} +unknownSender +1`
+  t.match(stdout, new RegExp(`^${sender.replaceAll('.', '\\.')}$`, 'm'))
+  t.match(await json(one, 'drops'), { drops: { unknownSender: 1 }, socketDrops: 0 })
 })
 
 t.test('routes --probe pings the remotes', async t => {

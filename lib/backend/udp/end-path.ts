@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises'
+import { readFile, readdir } from 'node:fs/promises'
 import type { Clock } from '../../subnet/clock.js'
 import { PATH_TITLE } from './path-title.js'
 
@@ -21,14 +21,19 @@ export async function endPath(pid: number, clock: Clock): Promise<void> {
   }
 }
 
-/** A process that ends loses its command line first, then its descriptors, and is a zombie then. */
+/**
+ * A process that ends loses its command line first, then its descriptors, and is
+ * a zombie then; but its main thread may be one while others still hold them.
+ */
 async function stateOfPath(pid: number): Promise<'running' | 'ending' | 'gone'> {
   const read = async (name: string): Promise<string> =>
     await readFile(`/proc/${pid}/${name}`, 'latin1').catch(() => '')
   const commandLine = await read('cmdline')
   if (commandLine !== '') return commandLine.startsWith(PATH_TITLE) ? 'running' : 'gone'
   const [, state] = /\) (\w) /.exec(await read('stat')) ?? []
-  return state === undefined || state === 'Z' || state === 'X' ? 'gone' : 'ending'
+  if (state === undefined || state === 'X') return 'gone'
+  const threads = await readdir(`/proc/${pid}/task`).catch(() => [])
+  return state === 'Z' && threads.length <= 1 ? 'gone' : 'ending'
 }
 
 function kill(pid: number): void {
