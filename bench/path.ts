@@ -158,7 +158,8 @@ async function runRounds(
       for (const contestant of contestants) {
         await setContainerMtu(contestant.mtu)
         await arena.select(contestant)
-        const figures = await measure(`${arena.subnetOf(2)}.2`, seconds)
+        const ends = { from: `${arena.subnetOf(1)}.2`, to: `${arena.subnetOf(2)}.2` }
+        const figures = await measure(ends, seconds)
         const all = results.get(underlay)
         all?.set(contestant.name, [...(all.get(contestant.name) ?? []), figures])
         const tcp = `${figures.tcp1.toFixed(2)} Gbit/s`

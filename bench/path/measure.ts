@@ -2,6 +2,7 @@ import { readFile, readdir } from 'node:fs/promises'
 import { inside, runInside } from '../../cmd/flannelctl/lab/namespaces.js'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
 import { containerOf } from './topology.js'
 
 export interface Figures {
@@ -21,11 +22,6 @@ export interface Figures {
 interface IperfResult {
   readonly end: {
     readonly sum_received?: { readonly bits_per_second: number }
-    readonly sum?: {
-      readonly seconds: number
-      readonly packets: number
-      readonly lost_packets: number
-    }
   }
 }
 
@@ -37,9 +33,9 @@ async function iperf(
   seconds: number,
   flags: readonly string[],
 ): Promise<IperfResult['end']> {
-  const server = startServer()
+  const server = startInside(2, SERVER)
   try {
-    await listening(server)
+    await collect(server).says(/listening/i)
     const command = ['iperf3', '--json', '--time', String(seconds), '--client', address]
     const timeoutMs = (seconds + 20) * 1000
     const text = await runInside(containerOf(1), [...command, ...flags], { timeoutMs })
@@ -49,16 +45,28 @@ async function iperf(
   }
 }
 
-function startServer(): ChildProcess {
-  const command = ['--pdeathsig', 'KILL', '--', ...inside(containerOf(2), SERVER)]
-  return spawn('setpriv', command, { stdio: ['ignore', 'pipe', 'ignore'] })
+function startInside(side: 1 | 2, command: readonly string[]): ChildProcess {
+  const words = ['--pdeathsig', 'KILL', '--', ...inside(containerOf(side), command)]
+  return spawn('setpriv', words, { stdio: ['ignore', 'pipe', 'ignore'] })
 }
 
-async function listening({ stdout }: ChildProcess): Promise<void> {
-  if (stdout === null) throw new TypeError('the server has no output')
-  for (let text = ''; !/listening/i.test(text);) {
-    const [chunk] = (await once(stdout, 'data')) as [Buffer]
+/** What a program says, waited for. */
+function collect({ stdout }: ChildProcess): {
+  says(pattern: RegExp): Promise<RegExpExecArray>
+} {
+  if (stdout === null) throw new TypeError('the program has no output')
+  let text = ''
+  stdout.on('data', (chunk: Buffer) => {
     text += chunk.toString()
+  })
+  return {
+    says: async pattern => {
+      for (;;) {
+        const found = pattern.exec(text)
+        if (found !== null) return found
+        await once(stdout, 'data', { signal: AbortSignal.timeout(30_000) })
+      }
+    },
   }
 }
 
@@ -70,11 +78,22 @@ async function tcp(address: string, seconds: number, streams: number): Promise<n
   return (received?.bits_per_second ?? 0) / 1e9
 }
 
-/** Offered as fast as the sender can. */
-async function udp(address: string, seconds: number, size: number): Promise<number> {
-  const flags = ['--udp', '--bitrate', '0', '--length', String(size)]
-  const { sum } = await iperf(address, seconds, flags)
-  return sum === undefined ? 0 : (sum.packets - sum.lost_packets) / sum.seconds / 1000
+const LOAD = fileURLToPath(new URL('./udp-load.js', import.meta.url))
+
+/** Thousands a second delivered, of as many as the sender can offer. */
+async function udp(ends: Ends, seconds: number, size: number): Promise<number> {
+  const port = '9000'
+  const server = startInside(2, [process.execPath, LOAD, 'receive', ends.to, port])
+  const output = collect(server)
+  try {
+    await output.says(/ready/)
+    const words = [ends.from, ends.to, port, String(size), String(seconds)]
+    await runInside(containerOf(1), [process.execPath, LOAD, 'send', ...words])
+    const [, count = '0'] = await output.says(/ready\n(\d+)\n/)
+    return Number(count) / seconds / 1000
+  } finally {
+    server.kill('SIGKILL')
+  }
 }
 
 /** The median round trip of `count` pings, in ms. */
@@ -105,7 +124,14 @@ async function busyTicks(): Promise<number> {
 
 const TICKS_PER_SECOND = 100
 
-export async function measure(address: string, seconds: number): Promise<Figures> {
+export interface Ends {
+  readonly from: string
+  readonly to: string
+}
+
+/** Measures from container 1 to container 2. */
+export async function measure(ends: Ends, seconds: number): Promise<Figures> {
+  const address = ends.to
   const idleRtt = await ping(address, 100, seconds)
   const before = await busyTicks()
   const tcp1 = await tcp(address, seconds, 1)
@@ -118,8 +144,8 @@ export async function measure(address: string, seconds: number): Promise<Figures
   return {
     tcp1,
     tcp4,
-    udp64: await udp(address, seconds, 64),
-    udp1200: await udp(address, seconds, 1200),
+    udp64: await udp(ends, seconds, 64),
+    udp1200: await udp(ends, seconds, 1200),
     idleRtt,
     loadedRtt,
     cpu: busy / (tcp1 * seconds),

@@ -1,5 +1,3 @@
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import t from 'tap'
 import { DROP_REASONS, Drop, DropLedger } from '../../../lib/encap/drops.js'
 import { checkInbound, routeOutbound } from '../../../lib/encap/forward.js'
@@ -17,6 +15,7 @@ import {
   range,
   resum,
 } from '../../helpers/packets.js'
+import { allocatedBy } from '../../helpers/heap.js'
 import { fc, holds } from '../../helpers/property.js'
 import { referenceInbound, referenceOutbound } from '../../reference/forwarding.js'
 
@@ -386,21 +385,6 @@ t.test(
     t.end()
   },
 )
-
-/** Bytes that appear on the heap in `rounds` calls, seen slice by slice so that a collection in between hides nothing. */
-function allocatedBy(call: () => void, rounds: number): number {
-  setFlagsFromString('--expose-gc')
-  const collect = runInNewContext('gc') as () => void
-  collect()
-  const slice = 10_000
-  let allocated = 0
-  for (let done = 0; done < rounds; done += slice) {
-    const before = process.memoryUsage().heapUsed
-    for (let index = 0; index < slice; index++) call()
-    allocated += Math.max(0, process.memoryUsage().heapUsed - before)
-  }
-  return allocated
-}
 
 t.test('a million packets, good and bad, leave nothing on the heap', t => {
   const table = tableWith()

@@ -18,6 +18,7 @@ import {
   transportOf,
   udpPacket,
 } from '../../helpers/packets.js'
+import { allocatedBy } from '../../helpers/heap.js'
 import { fc, holds } from '../../helpers/property.js'
 import { referenceCut, referenceJoin, referenceSuper } from '../../reference/segments.js'
 
@@ -493,5 +494,35 @@ t.test('datagrams are joined up to 64, and never without a checksum', t => {
   const bare = udp(3)
   for (const packet of bare) packet.fill(0, 46, 48)
   t.equal(shapeOf(bare), '0 1 2')
+  t.end()
+})
+
+t.test('cutting and joining leave nothing on the heap', t => {
+  const packets = segments(40)
+  const data = Buffer.concat(packets.map(packet => packet.subarray(40)))
+  const whole = tcpPacket({ ...ENDS[0], fragment: 0x4000, data })
+  const cutter = new SuperPacket(memory)
+  const coalescer = new Coalescer(memory, 64, BOTH)
+  let count = 0
+  const carry = (): void => {
+    cutter.open(1000, whole.length, Gso.tcp4, 100)
+    for (let index = 0; index < cutter.count; index++)
+      cutter.writeHeader(index, 200_000 + 256 * index)
+    coalescer.reset()
+    for (let index = 0; index < packets.length; index++)
+      coalescer.add(300_000 + 256 * index, packets[index]!.length)
+    for (let run = 0; run < coalescer.runs; run++) {
+      coalescer.writeHeader(run, 400_000)
+      count += coalescer.packetsIn(run)
+    }
+  }
+  place(whole, 1000)
+  for (const [index, packet] of packets.entries()) place(packet, 300_000 + 256 * index)
+  allocatedBy(carry, 10_000) // lets V8 compile first
+
+  const bytesLeft = allocatedBy(carry, 20_000)
+
+  t.equal(count, 30_000 * 40)
+  t.ok(bytesLeft < 500_000, `${bytesLeft} bytes for 1,600,000 packets`)
   t.end()
 })
