@@ -48,12 +48,13 @@ await inOwnNetwork(t, import.meta.url, async () => {
     const firstMs = Math.round(performance.now() - started)
     await put(registry, 'meanwhile')
     await waitFor('the watch to move', () => values[0])
+    const { endpoint } = registry
     trio.rejoin(follower)
     await trio.isHealthy()
 
     t.ok(firstMs < BOUND_MS, `${firstMs} ms`)
     t.strictSame(values, ['meanwhile'])
-    t.not(registry.endpoint, trio.endpoints[follower])
+    t.not(endpoint, trio.endpoints[follower])
   })
 
   t.test(
