@@ -1,6 +1,7 @@
 import type { Backend, Remote } from '../../lib/backend/backend.js'
 import { RemoteSelector } from '../../lib/backend/remotes.js'
-import { type Host, type Tenure, TenureEnd } from '../../lib/subnet/host-lease.js'
+import type { Host, Tenure } from '../../lib/subnet/host-lease.js'
+import { TenureEnd } from '../../lib/subnet/tenure-end.js'
 import { runAll } from '../../lib/subnet/loops.js'
 import { formatPrefix } from '../../lib/subnet/prefix.js'
 import { type Subnet, formatSubnet, sameSubnet } from '../../lib/subnet/subnet-key.js'

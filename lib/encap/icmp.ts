@@ -30,9 +30,8 @@ export type IcmpErrorKind = (typeof IcmpError)[keyof typeof IcmpError]
  * Type and code by kind: RFC 792 and RFC 1191 (destination unreachable: net,
  * fragmentation needed), RFC 4443 (no route to destination, packet too big).
  */
-const TYPES4 = [3, 3] as const
-const CODES4 = [0, 4] as const
-const TYPES6 = [1, 2] as const
+const MEANING4 = [0x0300, 0x0304] as const
+const MEANING6 = [0x0100, 0x0200] as const
 
 /** Bytes of an ICMP error before the packet that it quotes. */
 const ICMP_HEADER = 8
@@ -119,69 +118,57 @@ export function writeIcmpError(
   start: number,
   length: number,
 ): number {
-  return versionOf(bytes, start) === 4
-    ? writeError4(bytes, at, from, kind, mtu, start, length)
-    : writeError6(bytes, at, from, kind, mtu, start, length)
+  const isIpv4 = versionOf(bytes, start) === 4
+  const ipLength = isIpv4 ? IPV4_HEADER : IPV6_HEADER
+  const room = (isIpv4 ? MAX_ERROR4 : MAX_ICMP_ERROR) - ipLength - ICMP_HEADER
+  const quoted = Math.min(length, room)
+  const payload = ICMP_HEADER + quoted
+  const icmp = at + ipLength
+  bytes.fill(0, at, icmp + ICMP_HEADER)
+  if (isIpv4) writeHeader4(bytes, at, from, start, payload)
+  else writeHeader6(bytes, at, from, start, payload)
+
+  writeUint16(bytes, icmp, (isIpv4 ? MEANING4 : MEANING6)[kind])
+  // 16 bits of it in ICMP (RFC 1191), behind 16 that are zero.
+  if (kind === IcmpError.tooBig) writeUint32(bytes, icmp + 4, mtu)
+  bytes.copyWithin(icmp + ICMP_HEADER, start, start + quoted)
+  const pseudo = isIpv4 ? 0 : sumPseudoHeader(bytes, at, 6, PROTOCOL_ICMPV6, payload)
+  const sum = fold(pseudo + sumWords(bytes, icmp, payload))
+  writeUint16(bytes, icmp + 2, ~sum & 0xffff)
+  return ipLength + payload
 }
 
-function writeError4(
+/** The header of an answer to the packet at `start`; its place is filled with zeros. */
+function writeHeader4(
   bytes: Uint8Array,
   at: number,
   from: Uint8Array,
-  kind: IcmpErrorKind,
-  mtu: number,
   start: number,
-  length: number,
-): number {
-  const quoted = Math.min(length, MAX_ERROR4 - IPV4_HEADER - ICMP_HEADER)
-  const total = IPV4_HEADER + ICMP_HEADER + quoted
-  const icmp = at + IPV4_HEADER
-  bytes.fill(0, at, icmp + ICMP_HEADER)
+  payload: number,
+): void {
   bytes[at] = 0x45
   bytes[at + 1] = 0xc0 // internetwork control (RFC 1812 section 4.3.2.5)
-  writeUint16(bytes, at + TOTAL_LENGTH, total)
+  writeUint16(bytes, at + TOTAL_LENGTH, IPV4_HEADER + payload)
   bytes[at + TTL] = 64
   bytes[at + PROTOCOL] = PROTOCOL_ICMP
   bytes.set(from, at + SOURCE)
-  writeUint32(bytes, at + DESTINATION, readUint32(bytes, start + SOURCE))
+  bytes.copyWithin(at + DESTINATION, start + SOURCE, start + SOURCE + 4)
   writeUint16(bytes, at + CHECKSUM, internetChecksum(bytes, at, IPV4_HEADER))
-
-  bytes[icmp] = TYPES4[kind]
-  bytes[icmp + 1] = CODES4[kind]
-  if (kind === IcmpError.tooBig) writeUint16(bytes, icmp + 6, mtu)
-  bytes.copyWithin(icmp + ICMP_HEADER, start, start + quoted)
-  const checksum = internetChecksum(bytes, icmp, ICMP_HEADER + quoted)
-  writeUint16(bytes, icmp + 2, checksum)
-  return total
 }
 
-function writeError6(
+function writeHeader6(
   bytes: Uint8Array,
   at: number,
   from: Uint8Array,
-  kind: IcmpErrorKind,
-  mtu: number,
   start: number,
-  length: number,
-): number {
-  const quoted = Math.min(length, MAX_ICMP_ERROR - IPV6_HEADER - ICMP_HEADER)
-  const payload = ICMP_HEADER + quoted
-  const icmp = at + IPV6_HEADER
-  bytes.fill(0, at, icmp + ICMP_HEADER)
+  payload: number,
+): void {
   bytes[at] = 0x60
   writeUint16(bytes, at + PAYLOAD_LENGTH, payload)
   bytes[at + NEXT_HEADER] = PROTOCOL_ICMPV6
   bytes[at + HOP_LIMIT] = 64
   bytes.set(from, at + SOURCE6)
   bytes.copyWithin(at + DESTINATION6, start + SOURCE6, start + SOURCE6 + 16)
-
-  bytes[icmp] = TYPES6[kind]
-  if (kind === IcmpError.tooBig) writeUint32(bytes, icmp + 4, mtu)
-  bytes.copyWithin(icmp + ICMP_HEADER, start, start + quoted)
-  const pseudo = sumPseudoHeader(bytes, at, 6, PROTOCOL_ICMPV6, payload)
-  const sum = fold(pseudo + sumWords(bytes, icmp, payload))
-  writeUint16(bytes, icmp + 2, ~sum & 0xffff)
-  return IPV6_HEADER + payload
 }
 
 /**

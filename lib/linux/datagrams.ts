@@ -221,10 +221,6 @@ export class SendQueue {
     headers.set(to + CONTROL_LENGTH, hasTos ? CMSG_SPACE : 0)
     return libc.sendmmsg(fd, headers.address + to, 1, 0) < 1 ? libc.errno() : 0
   }
-
-  sliceCount(message: number): number {
-    return this.#headers.get(message * MMSGHDR + IOV_COUNT)
-  }
 }
 
 /** Room for what the kernel says beside a datagram: segment size, traffic class, count of drops. */
@@ -249,39 +245,38 @@ export class ReceiveQueue {
     this.capacity = capacity
     this.#start = start
     this.#size = size
-    this.#headers = new Words(capacity * MMSGHDR)
+    // The iovecs lie behind the headers that point at them.
+    this.#headers = new Words(capacity * (MMSGHDR + IOVEC))
     this.#controls = new Words(capacity * RECEIVE_CONTROL)
     this.#segmentSizes = new Int32Array(capacity)
     this.#trafficClasses = new Int32Array(capacity)
     const names = new Words(Math.ceil((capacity * SOCKADDR_SIZE) / 4) * 4)
     this.names = names.bytes
-    const iovecs = new SliceVector(memory, capacity)
+    const base = libc.addressOf(memory)
     for (let index = 0; index < capacity; index++) {
       const header = index * MMSGHDR
-      iovecs.add(this.startOf(index), size)
+      const iovec = capacity * MMSGHDR + index * IOVEC
+      this.#headers.setAddress(iovec, base + this.startOf(index))
+      this.#headers.set(iovec + 8, size)
       this.#headers.setAddress(header + NAME, names.address + index * SOCKADDR_SIZE)
-      this.#headers.setAddress(header + IOV, iovecs.addressOf(index))
+      this.#headers.setAddress(header + IOV, this.#headers.address + iovec)
       this.#headers.set(header + IOV_COUNT, 1)
       this.#headers.setAddress(
         header + CONTROL,
         this.#controls.address + index * RECEIVE_CONTROL,
       )
     }
-    this.#iovecs = iovecs
   }
 
-  /** Kept alive: the headers point at it. */
-  readonly #iovecs: SliceVector
-
-  /** Takes what has arrived, up to `count` messages, without waiting. Returns how many. */
-  receive(fd: number, count: number): number {
+  /** Takes what has arrived, up to `most` messages, without waiting. Returns how many. */
+  receive(fd: number, most: number): number {
+    const count = Math.min(most, this.capacity)
     const headers = this.#headers
     for (let index = 0; index < count; index++) {
       headers.set(index * MMSGHDR + NAME_LENGTH, SOCKADDR_SIZE)
       headers.set(index * MMSGHDR + CONTROL_LENGTH, RECEIVE_CONTROL)
     }
-    const limit = Math.min(count, this.#iovecs.count)
-    const received = libc.recvmmsg(fd, headers.address, limit, MSG_DONTWAIT, null)
+    const received = libc.recvmmsg(fd, headers.address, count, MSG_DONTWAIT, null)
     for (let index = 0; index < received; index++) this.#readControl(index)
     return Math.max(0, received)
   }

@@ -5,7 +5,6 @@ const TUNSETIFF = 0x400454ca
 const TUNSETOFFLOAD = 0x400454d0
 const TUNSETVNETHDRSZ = 0x400454d8
 const IFF_TUN = 0x0001
-const IFF_MULTI_QUEUE = 0x0100
 const IFF_NO_PI = 0x1000
 const IFF_VNET_HDR = 0x4000
 const IFF_TUN_EXCL = 0x8000
@@ -42,20 +41,10 @@ export interface Tun {
  * attached to.
  *
  * @param name a name, or a pattern with %d for the first free number.
- * @param hasQueues whether addQueue may be called for it.
  * @throws SystemError: ENOENT without /dev/net/tun, EPERM without CAP_NET_ADMIN,
  *   EBUSY when the name is taken.
  */
-export function openTun(name: string, hasQueues = false): Tun {
-  return attach(name, IFF_TUN_EXCL | (hasQueues ? IFF_MULTI_QUEUE : 0))
-}
-
-/** A further descriptor of a device that was opened for several. The kernel spreads flows over them. */
-export function addQueue(name: string): number {
-  return attach(name, IFF_MULTI_QUEUE).fd
-}
-
-function attach(name: string, flags: number): Tun {
+export function openTun(name: string): Tun {
   if (Buffer.byteLength(name) >= IFNAMSIZ)
     throw new RangeError(`device name ${name} is too long`)
   const fd = libc.open('/dev/net/tun', O_RDWR | O_NONBLOCK | O_CLOEXEC, 0)
@@ -63,7 +52,7 @@ function attach(name: string, flags: number): Tun {
 
   const request = Buffer.alloc(IFREQ)
   request.write(name, 0, 'latin1')
-  request.writeUInt16LE(IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | flags, IFNAMSIZ)
+  request.writeUInt16LE(IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL, IFNAMSIZ)
   const size = Buffer.alloc(4)
   size.writeInt32LE(VNET_HEADER)
   if (
@@ -85,7 +74,7 @@ export interface TunOffloads {
 
 /**
  * Asks the device for super-packets of all kinds that the kernel has: those of
- * UDP since Linux 6.2. Each descriptor of a device is asked for itself.
+ * UDP since Linux 6.2.
  */
 export function enableOffloads(fd: number): TunOffloads {
   for (const [flags, tcp, udp] of [

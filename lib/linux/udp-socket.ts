@@ -8,7 +8,6 @@ const SOCK_CLOEXEC = 0o2000000
 const SOL_SOCKET = 1
 const SO_SNDBUFFORCE = 32
 const SO_RCVBUFFORCE = 33
-const SO_REUSEPORT = 15
 const SO_SNDTIMEO = 21
 const SO_RXQ_OVFL = 40
 const IPPROTO_IP = 0
@@ -39,14 +38,12 @@ const SEND_TIMEOUT_MS = 100
  * smaller than we were told must not become a black hole.
  *
  * @param name struct sockaddr_in or sockaddr_in6.
- * @param isShared other sockets of ours may be bound to the same address and port.
  * @throws SystemError: EADDRINUSE, EADDRNOTAVAIL.
  */
-export function openUdpSocket(name: Uint8Array, isShared = false): number {
+export function openUdpSocket(name: Uint8Array): number {
   const family = familyOf(name)
   const fd = libc.socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0)
   if (fd < 0) throw libc.lastError('open a UDP socket')
-  if (isShared) setInt(fd, SOL_SOCKET, SO_REUSEPORT, 1)
   if (family === AF_INET6) setInt(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1)
   if (libc.bind(fd, name, nameLength(family)) < 0) {
     const error = libc.lastError('bind a UDP socket')

@@ -13,7 +13,10 @@ const SOL_SOCKET = 1
 const SCM_RIGHTS = 1
 const ECONNRESET = 104
 
-const MSGHDR = 56
+// Of a message with descriptors: struct msghdr of 56 bytes, struct iovec of 16, control message.
+const CONTROL_LENGTH = 40
+const IOVEC = 56
+const RIGHTS = 72
 const CMSGHDR = 16
 
 /** sun_path of struct sockaddr_un, with its closing zero byte. */
@@ -90,46 +93,43 @@ export function connectUnix(path: string): number {
   throw error
 }
 
-/** struct msghdr with one iovec and room for a few descriptors (SCM_RIGHTS), laid out for 64-bit Linux. */
-function rightsMessage(
-  bytes: Uint8Array,
-  count: number,
-): { message: Buffer; control: Buffer } {
-  const message = Buffer.alloc(MSGHDR)
-  const iovec = Buffer.alloc(16)
-  const control = Buffer.alloc(CMSGHDR + 8 * Math.ceil(count / 2))
-  const pointer = (into: Buffer, at: number, to: Uint8Array): void => {
-    into.writeBigUInt64LE(BigInt(libc.addressOf(to)), at)
-  }
-  pointer(iovec, 0, bytes)
-  iovec.writeUInt32LE(bytes.length, 8)
-  pointer(message, 16, iovec)
+/**
+ * struct msghdr, its iovec, control message (SCM_RIGHTS) and bytes in one piece of
+ * memory, laid out for 64-bit Linux, so that what points at each other lives equally long.
+ */
+function rightsMessage(size: number, count: number): { message: Buffer; bytes: Buffer } {
+  const controlSize = CMSGHDR + 8 * Math.ceil(count / 2)
+  const message = Buffer.alloc(RIGHTS + controlSize + size)
+  const address = BigInt(libc.addressOf(message))
+  message.writeBigUInt64LE(address + BigInt(IOVEC), 16)
   message.writeUInt32LE(1, 24)
-  pointer(message, 32, control)
-  message.writeUInt32LE(control.length, 40)
-  // Kept alive with the message that points at it.
-  Object.assign(message, { iovec })
-  return { message, control }
+  message.writeBigUInt64LE(address + BigInt(RIGHTS), 32)
+  message.writeUInt32LE(controlSize, CONTROL_LENGTH)
+  message.writeBigUInt64LE(address + BigInt(RIGHTS + controlSize), IOVEC)
+  message.writeUInt32LE(size, IOVEC + 8)
+  return { message, bytes: message.subarray(RIGHTS + controlSize) }
 }
 
 /** Sends bytes and open descriptors of this process with them. Returns false when the peer does not take them. */
 export function sendDescriptors(
   fd: number,
-  bytes: Uint8Array,
+  content: Uint8Array,
   descriptors: readonly number[],
 ): boolean {
-  const { message, control } = rightsMessage(bytes, descriptors.length)
-  control.writeUInt32LE(CMSGHDR + 4 * descriptors.length, 0)
-  control.writeInt32LE(SOL_SOCKET, 8)
-  control.writeInt32LE(SCM_RIGHTS, 12)
+  const { message, bytes } = rightsMessage(content.length, descriptors.length)
+  bytes.set(content)
+  message.writeUInt32LE(CMSGHDR + 4 * descriptors.length, RIGHTS)
+  message.writeInt32LE(SOL_SOCKET, RIGHTS + 8)
+  message.writeInt32LE(SCM_RIGHTS, RIGHTS + 12)
   for (const [index, descriptor] of descriptors.entries())
-    control.writeInt32LE(descriptor, CMSGHDR + 4 * index)
-  return libc.sendmsg(fd, message, MSG_DONTWAIT | MSG_NOSIGNAL) === bytes.length
+    message.writeInt32LE(descriptor, RIGHTS + CMSGHDR + 4 * index)
+  return libc.sendmsg(fd, message, MSG_DONTWAIT | MSG_NOSIGNAL) === content.length
 }
 
 /**
- * Takes what has arrived, with up to `most` descriptors, which are this process's
- * from then on, closed on exec. Undefined while nothing has.
+ * Takes up to `most` descriptors that have arrived, with the bytes beside them,
+ * which are of no interest. They are this process's from then on, closed on exec.
+ * Undefined while nothing has arrived.
  *
  * @throws SystemError when the connection has ended.
  */
@@ -137,17 +137,18 @@ export function receiveDescriptors(
   fd: number,
   most: number,
 ): readonly number[] | undefined {
-  const bytes = Buffer.alloc(4096)
-  const { message, control } = rightsMessage(bytes, most)
+  const { message } = rightsMessage(4096, most)
   const length = libc.recvmsg(fd, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)
   if (length < 0) {
     if (libc.errno() === libc.EAGAIN || libc.errno() === libc.EINTR) return undefined
     throw libc.lastError('receive descriptors')
   }
   if (length === 0) throw new libc.SystemError('receive descriptors', ECONNRESET)
-  const descriptors: number[] = []
-  const isRights = message.readUInt32LE(40) > 0 && control.readInt32LE(12) === SCM_RIGHTS
-  const end = isRights ? control.readUInt32LE(0) : 0
-  for (let at = CMSGHDR; at + 4 <= end; at += 4) descriptors.push(control.readInt32LE(at))
-  return descriptors
+  const isRights =
+    message.readUInt32LE(CONTROL_LENGTH) > 0 &&
+    message.readInt32LE(RIGHTS + 12) === SCM_RIGHTS
+  const count = isRights ? (message.readUInt32LE(RIGHTS) - CMSGHDR) >> 2 : 0
+  return Array.from({ length: count }, (_, index) =>
+    message.readInt32LE(RIGHTS + CMSGHDR + 4 * index),
+  )
 }

@@ -1,21 +1,21 @@
 import type { Logger } from 'pino'
 import { type HeldLease, acquireLease } from './acquire-lease.js'
-import { hasFreeSubnet } from './allocate.js'
 import { Backoff, type Clock } from './clock.js'
 import { SubnetError, isSubnetError } from './errors.js'
 import { LeaseKeeper, provenUntil } from './keep-lease.js'
 import { LeaseView, type OwnMark } from './lease-view.js'
 import { runAll } from './loops.js'
-import { type NetworkConfig, isSubnetOfNetwork } from './network-config.js'
+import type { NetworkConfig } from './network-config.js'
+import { OrdersObeyed } from './obey-orders.js'
 import { OrderDesk } from './order-desk.js'
-import type { Order, StandingOrder } from './orders.js'
 import type { WhoWeAre } from './own-record.js'
 import { PERMIT_INTERVAL_MS, Permit } from './permit.js'
 import type { Entry, Registry } from './registry.js'
-import { type Subnet, formatSubnet, sameSubnet, subnetsOverlap } from './subnet-key.js'
+import { type Subnet, formatSubnet } from './subnet-key.js'
 import type { Holder } from './subnet-record.js'
 import { releaseSubnet } from './subnet-writes.js'
 import { takeBackLeases } from './take-back-leases.js'
+import { TenureEnd } from './tenure-end.js'
 
 /** Between two attempts to get a subnet, in ms. */
 const FIRST_RETRY_MS = 1000
@@ -66,19 +66,6 @@ export interface LeaseMemory extends Start {
   readonly orphans: readonly string[]
 }
 
-/** Why a host gives up a subnet that it holds: the reason that a tenure's signal aborts with. */
-export class TenureEnd extends Error {
-  override readonly name = 'TenureEnd'
-  readonly kind: 'lost' | 'cloned' | 'moved' | 'revoked' | 'released'
-  readonly to: Subnet | undefined
-
-  constructor(kind: TenureEnd['kind'], message: string, to?: Subnet) {
-    super(message)
-    this.kind = kind
-    this.to = to
-  }
-}
-
 /** The time during which this host holds one subnet. */
 export interface Tenure {
   readonly keeper: LeaseKeeper
@@ -116,8 +103,7 @@ export class HostLease {
   #remembered: Start | undefined
   #keeper: LeaseKeeper | undefined
   readonly #desk: OrderDesk
-  /** The order to move that was tried last, by its revision. */
-  #triedOrder: bigint | undefined
+  readonly #orders: OrdersObeyed
   /** Aborts when the subnet is to be given back for good. */
   readonly #released = new AbortController()
 
@@ -127,6 +113,11 @@ export class HostLease {
     this.#made = options.memory?.held
     this.#desk = new OrderDesk({ ...options, hostId: options.holder.hostId })
     this.view = new LeaseView(options)
+    this.#orders = new OrdersObeyed({
+      desk: this.#desk,
+      table: this.view.table,
+      config: options.config,
+    })
     this.view.reachable = !options.isRegistryAway
     const { memory } = options
     if (memory === undefined) return
@@ -310,72 +301,15 @@ export class HostLease {
     }
   }
 
-  /** Ends the tenure when an order says so. */
+  /** Ends the tenure when an order or a release says so. */
   async #obey(keeper: LeaseKeeper, signal: AbortSignal): Promise<void> {
-    const { clock } = this.#options
     while (!signal.aborted) {
       const news = this.#untilNews(signal)
-      const { order } = this.#desk
-      if (this.#isReleased) {
+      if (this.#isReleased)
         throw new TenureEnd('released', 'the subnet is released on request')
-      }
-      if (order?.kind === 'revoke') {
-        throw new TenureEnd('revoked', 'an order says to give the subnet back')
-      }
-      if (order?.kind === 'move') await this.#obeyMove(order, keeper.held)
-      await clock.sleep(DAY_MS, news)
+      await this.#orders.obey(keeper.held)
+      await this.#options.clock.sleep(DAY_MS, news)
     }
-  }
-
-  /**
-   * Takes an order to move by writing that down, with the subnet held; one that
-   * cannot be written would be obeyed again at every start. A taken one is done when
-   * another subnet is held, and is tried once by each run of the daemon.
-   */
-  async #obeyMove(order: StandingOrder, held: HeldLease): Promise<void> {
-    const { to, from } = order
-    if (order.state === 'taken') {
-      const hasMoved = from === undefined || !sameSubnet(from, held.subnet)
-      if (!hasMoved && this.#triedOrder !== order.modRevision) this.#move(order)
-      const isWanted = hasMoved && (to === undefined || sameSubnet(to, held.subnet))
-      const [state, again] = isWanted
-        ? ['done' as const, '']
-        : ['refused' as const, ' all the same']
-      const answer = `it holds ${formatSubnet(held.subnet)}${again} now`
-      await this.#desk.answer({ state, answer })
-    }
-    if (order.state !== 'open') return
-    const obstacle = this.#obstacleTo(order, held)
-    if (obstacle !== undefined) {
-      await this.#desk.answer({ state: 'refused', answer: obstacle })
-      return
-    }
-    const taken = { state: 'taken', answer: 'it is moving', from: held.subnet } as const
-    if ((await this.#desk.answer(taken)) && this.#desk.order?.state === 'taken')
-      this.#move(this.#desk.order)
-  }
-
-  #move({ to, modRevision }: StandingOrder): never {
-    this.#triedOrder = modRevision
-    throw new TenureEnd('moved', 'an order says to take another subnet', to)
-  }
-
-  #obstacleTo({ to }: Order, held: HeldLease): string | undefined {
-    if (held.leaseId === undefined)
-      return `${formatSubnet(held.subnet)} is reserved for this host; unreserve it first`
-    if (to === undefined) return this.#isAnotherFree() ? undefined : 'no other is free'
-    if (!isSubnetOfNetwork(to, this.#options.config))
-      return `${formatSubnet(to)} is not a subnet of the network`
-    const taken = this.view.table
-      .records()
-      .find(record => subnetsOverlap(record.subnet, to))
-    return taken && `${formatSubnet(to)} is taken`
-  }
-
-  #isAnotherFree(): boolean {
-    const { config } = this.#options
-    const held = this.view.table.records().map(({ subnet }) => subnet)
-    return config.families.every(family => hasFreeSubnet(family, held))
   }
 
   /** Nothing is forwarded any more: gives the subnet back if it is ours to give. */

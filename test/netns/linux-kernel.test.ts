@@ -4,7 +4,7 @@ import { batch, listLinks, listRoutes, routeTo } from '../../lib/linux/iproute.j
 import { restoreTable, saveTable, supportsRandomFully } from '../../lib/linux/iptables.js'
 import * as libc from '../../lib/linux/libc.js'
 import { readSysctl, writeSysctl } from '../../lib/linux/sysctl.js'
-import { addQueue, enableOffloads, openTun } from '../../lib/linux/tun.js'
+import { enableOffloads, openTun } from '../../lib/linux/tun.js'
 import { inOwnNetwork, ip } from '../helpers/own-network.js'
 import { waitFor } from '../helpers/wait-for.js'
 
@@ -149,17 +149,6 @@ await inOwnNetwork(t, import.meta.url, () => {
     const { fd } = openTun('flannel%d')
     t.teardown(() => libc.close(fd))
     t.strictSame(enableOffloads(fd), { tcp: true, udp: true })
-    t.end()
-  })
-
-  t.test('a device for several readers has a queue for each', t => {
-    const { fd, name } = openTun('flannel%d', true)
-    const second = addQueue(name)
-    t.teardown(() => {
-      for (const each of [fd, second]) libc.close(each)
-    })
-    t.not(fd, second)
-    t.throws(() => openTun(name, true), { code: 'EBUSY' })
     t.end()
   })
 

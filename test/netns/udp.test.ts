@@ -68,10 +68,13 @@ t.test('a packet longer than the MTU that may be fragmented arrives', async t =>
 })
 
 t.test('containers talk TCP to each other', async t => {
-  const { tool, bitsPerSecond } = await measureTcp(one.container, two.container, 1)
-
-  t.comment(`${tool}: ${(bitsPerSecond / 1e6).toFixed(0)} Mbit/s`)
-  t.ok(bitsPerSecond > 10e6, 'faster than any broken path')
+  for (const from of lab.hosts) {
+    for (const to of lab.hosts.filter(host => host !== from)) {
+      const { tool, bitsPerSecond } = await measureTcp(from.container, to.container, 1)
+      const rate = `${(bitsPerSecond / 1e6).toFixed(0)} Mbit/s`
+      t.ok(bitsPerSecond > 10e6, `${from.name} to ${to.name} by ${tool}: ${rate}`)
+    }
+  }
 })
 
 t.test('a host reaches a remote container, and the container the host', async t => {
@@ -183,14 +186,18 @@ t.test('a daemon killed -9 comes back to its subnet, and no packet is lost', asy
   t.equal(lost, 0, `of ${sent} packets`)
 })
 
-/** The program as another build would have it: its packet path differs in a comment. */
-async function buildAnother(directory: string): Promise<string> {
+/** The program as another build would have it: a file of its packet path ends otherwise. */
+async function buildAnother(
+  directory: string,
+  file: string,
+  ending: string,
+): Promise<string> {
   const root = fileURLToPath(new URL('../../../', import.meta.url))
   for (const part of ['dist/cmd', 'dist/lib'])
     await cp(join(root, part), join(directory, part), { recursive: true })
   await cp(join(root, 'package.json'), join(directory, 'package.json'))
   await symlink(join(root, 'node_modules'), join(directory, 'node_modules'))
-  await appendFile(join(directory, 'dist/lib/encap/forward.js'), '// another build\n')
+  await appendFile(join(directory, 'dist/lib', file), ending)
   return join(directory, 'dist/cmd/flanneld.js')
 }
 
@@ -200,7 +207,11 @@ t.test('a packet path of another build is replaced, and no packet is lost', asyn
   const traffic = await startTraffic(one, two)
 
   await two.daemon.kill('SIGTERM')
-  two.daemon.program = await buildAnother(t.testdir())
+  two.daemon.program = await buildAnother(
+    t.testdir(),
+    'encap/forward.js',
+    '// another build\n',
+  )
   await two.daemon.start()
 
   const successor = await pathOf(two.daemon)
@@ -212,6 +223,30 @@ t.test('a packet path of another build is replaced, and no packet is lost', asyn
   await two.daemon.kill('SIGTERM')
   two.daemon.program = program
   await two.daemon.start()
+})
+
+t.test('a packet path that does not start leaves the one before running', async t => {
+  const path = await pathOf(two.daemon)
+  const { program } = two.daemon
+  const traffic = await startTraffic(one, two)
+
+  await two.daemon.kill('SIGTERM')
+  two.daemon.program = await buildAnother(
+    t.testdir(),
+    'backend/udp/control-server.js',
+    "\nthrow new Error('a broken build')\n",
+  )
+  await two.daemon.start()
+
+  t.equal((await pathOf(two.daemon)).pid, path.pid)
+  const log = await readFile(two.daemon.logFile, 'utf8')
+  t.match(log, /the packet path of this build does not start; the one before goes on/)
+  await two.daemon.kill('SIGTERM')
+  two.daemon.program = program
+  await two.daemon.start()
+  t.equal((await pathOf(two.daemon)).pid, path.pid, 'and is found again')
+  const { sent, lost } = await stopTraffic(traffic)
+  t.equal(lost, 0, `of ${sent} packets`)
 })
 
 for (const [host, origin] of [

@@ -3,7 +3,8 @@ import { RemoteSelector } from '../../lib/backend/remotes.js'
 import { RemoteSync } from '../../cmd/flanneld/sync-remotes.js'
 import type { HeldLease } from '../../lib/subnet/acquire-lease.js'
 import { SubnetError } from '../../lib/subnet/errors.js'
-import { HostLease, type Tenure, TenureEnd } from '../../lib/subnet/host-lease.js'
+import { HostLease, type Tenure } from '../../lib/subnet/host-lease.js'
+import { TenureEnd } from '../../lib/subnet/tenure-end.js'
 import {
   type LeaseCache,
   type Moment,

@@ -101,10 +101,14 @@ export function closeDescriptors({ tun, socket }: Descriptors): void {
   for (const fd of [tun.fd, socket]) libc.close(fd)
 }
 
-/** A new control socket; a path that listened there before is not reached by it any more. */
-export function openListener(context: Pick<BackendContext, 'runDir'>): number {
-  rmSync(socketPath(context), { force: true })
-  return listenUnix(socketPath(context))
+/** A control socket that no daemon looks for yet: it is moved to `socketPath` when the path behind it answers. */
+export function openDoor(context: Pick<BackendContext, 'runDir'>): {
+  readonly path: string
+  readonly listener: number
+} {
+  const path = `${context.runDir}/next.sock`
+  rmSync(path, { force: true })
+  return { path, listener: listenUnix(path) }
 }
 
 /** A path answers at once, unless the machine is very busy. */

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { rmSync } from 'node:fs'
+import { renameSync, rmSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
@@ -27,7 +27,7 @@ import {
   askForHandover,
   closeDescriptors,
   openDescriptors,
-  openListener,
+  openDoor,
   socketPath,
 } from './path-descriptors.js'
 
@@ -143,8 +143,10 @@ async function takeOver(
   const { device } = purpose
   const handover = await askForHandover(context, device)
   const client = await PathClient.connect(socketPath(context))
-  if (client === undefined)
+  if (client === undefined) {
+    closeDescriptors(handover.descriptors)
     throw new BackendError('ERR_PATH', 'the packet path ended meanwhile')
+  }
   const path = new PathProcess(context, { ...handover, client, pid, purpose })
   context.log.info(
     { pid, device },
@@ -205,27 +207,49 @@ export class PathProcess {
     return this.#running
   }
 
-  /** Starts a path, on our descriptors if there are any, and gives it what the one before had. */
+  /**
+   * Starts a path, on our descriptors if there are any, and gives it what the one
+   * before had. Until it answers, the one before is the one that daemons reach.
+   */
   async start(): Promise<void> {
     this.#descriptors ??= await openDescriptors(this.#context)
     const purpose = purposeOf(this.#context, this.#descriptors.tun.name)
-    const listener = openListener(this.#context)
-    const child = spawnPath(purpose, [this.#descriptors, listener], this.#log)
-    libc.close(listener)
-    const client = await PathClient.connect(socketPath(this.#context))
-    if (client === undefined)
-      throw new BackendError('ERR_PATH', 'the packet path does not listen')
-    const { pid } = await client.hello(START_TIMEOUT_MS)
-    this.#running = { client, pid, purpose }
-    this.#log.debug({ pid: child.pid, device: this.device }, 'packet path started')
-    if (this.#state !== undefined) await client.forward(this.#state)
-    if (this.#permitUntil > 0) await client.permit(this.#permitUntil)
+    const door = openDoor(this.#context)
+    const child = spawnPath(purpose, [this.#descriptors, door.listener], this.#log)
+    libc.close(door.listener)
+    try {
+      const client = await PathClient.connect(door.path)
+      if (client === undefined)
+        throw new BackendError('ERR_PATH', 'the packet path does not listen')
+      const { pid } = await client.hello(START_TIMEOUT_MS)
+      if (this.#state !== undefined) await client.forward(this.#state)
+      if (this.#permitUntil > 0) await client.permit(this.#permitUntil)
+      renameSync(door.path, socketPath(this.#context))
+      this.#running = { client, pid, purpose }
+      this.#log.debug({ pid, device: purpose.device }, 'packet path started')
+    } catch (error) {
+      // One that answers late would read our packets.
+      child.kill('SIGKILL')
+      throw error
+    }
   }
 
-  /** Starts a successor that knows what the running path knows, and ends that one then: no packet is lost. */
+  /**
+   * Starts a successor that knows what the running path knows, and ends that one
+   * then: no packet is lost. When it does not start, the running path goes on.
+   */
   async succeed(): Promise<void> {
     const predecessor = this.#path()
-    await this.start()
+    try {
+      await this.start()
+    } catch (error) {
+      if (!(error instanceof BackendError)) throw error
+      this.#log.error(
+        { reason: error.message },
+        'the packet path of this build does not start; the one before goes on',
+      )
+      return
+    }
     await this.#end(predecessor)
     await endPath(predecessor.pid, this.#context.clock)
   }
