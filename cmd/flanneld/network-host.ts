@@ -47,6 +47,10 @@ export class NetworkHost implements Host {
     await this.#backend?.permit(until).catch(() => undefined)
   }
 
+  async abandon(): Promise<void> {
+    await this.#prepared.plan.endLeft()
+  }
+
   async serve(tenure: Tenure, signal: AbortSignal): Promise<void> {
     const { clock, journal, log } = this.#context
     const { plan } = this.#prepared

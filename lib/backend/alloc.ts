@@ -5,11 +5,13 @@ import { endLeftPath } from './udp/path-process.js'
 /** Takes a lease and writes the environment file; how packets travel is somebody else's matter. */
 export function planAlloc(context: BackendContext): BackendPlan {
   const { underlay } = context
+  const endLeft = (): Promise<void> => endLeftPath(context)
   return {
     leaseType: '',
     overlayMtu: underlay.mtu - OVERHEAD.alloc(),
+    endLeft,
     start: async () => {
-      await endLeftPath(context)
+      await endLeft()
       return new AllocBackend(underlay.device)
     },
   }

@@ -41,6 +41,9 @@ export interface BackendPlan {
    * BackendError and leaves nothing behind.
    */
   start(subnet: Subnet): Promise<Backend>
+
+  /** Ends what an earlier run of the daemon left forwarding. */
+  endLeft(): Promise<void>
 }
 
 /** A backend makes this host match the leases. */

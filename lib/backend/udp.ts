@@ -26,7 +26,7 @@ import type {
 import { BackendError } from './errors.js'
 import { OVERHEAD } from './mtu.js'
 import { ROUTE_PROTOCOL } from './route-protocol.js'
-import { type PathProcess, openPathProcess } from './udp/path-process.js'
+import { type PathProcess, endLeftPath, openPathProcess } from './udp/path-process.js'
 
 /** flannel's port when the configuration names none. */
 const DEFAULT_PORT = 8285
@@ -75,6 +75,7 @@ export function planUdp(context: BackendContext): BackendPlan {
   return {
     leaseType: '',
     overlayMtu,
+    endLeft: () => endLeftPath(context),
     start: async subnet =>
       await UdpBackend.start({ ...context, ...options, address, overlayMtu, subnet }),
   }

@@ -82,6 +82,8 @@ export interface Host {
   serve(tenure: Tenure, signal: AbortSignal): Promise<void>
   /** @param until clock time until which packets may flow. */
   permit(until: number): Promise<void>
+  /** The registry says that this host has no subnet: ends what an earlier run of the daemon left forwarding. */
+  abandon(): Promise<void>
 }
 
 /**
@@ -174,8 +176,8 @@ export class HostLease {
   async #live(host: Host, signal: AbortSignal): Promise<void> {
     let end: TenureEnd | undefined
     while (!signal.aborted && !this.#isReleased) {
-      if (!(await this.#untilAllowed(signal))) return
-      const start = this.#recall() ?? (await this.#acquire(end, signal))
+      if (!(await this.#untilAllowed(host, signal))) return
+      const start = this.#recall() ?? (await this.#acquire(end, host, signal))
       if (start === undefined) return
       end = await this.#hold(start, host, signal)
       if (end !== undefined) await this.#finish(start.held, end)
@@ -192,12 +194,13 @@ export class HostLease {
   }
 
   /** An order to hold nothing stands until it is deleted. Returns whether there is anything left to do. */
-  async #untilAllowed(signal: AbortSignal): Promise<boolean> {
+  async #untilAllowed(host: Host, signal: AbortSignal): Promise<boolean> {
     const { clock, onWait } = this.#options
     while (!signal.aborted && !this.#isReleased) {
       const news = this.#untilNews(signal)
       const { order } = this.#desk
       if (order?.kind !== 'revoke') return true
+      await host.abandon()
       if (order.state !== 'done')
         await this.#desk.answer({ state: 'done', answer: 'no subnet is held' })
       onWait('an order bars this host from the network: flannelctl lease allow')
@@ -209,6 +212,7 @@ export class HostLease {
   /** Takes a subnet; waits, and says so, while none is free or the registry is away. */
   async #acquire(
     end: TenureEnd | undefined,
+    host: Host,
     signal: AbortSignal,
   ): Promise<Start | undefined> {
     const { log, onWait, clock } = this.#options
@@ -235,6 +239,7 @@ export class HostLease {
         return { held, permitUntil: 0 }
       } catch (error) {
         if (hasEnded(signal)) return undefined
+        if (isWithoutSubnet(error)) await host.abandon()
         if (!isWorthWaiting(error)) throw error
         if (error.message !== said)
           log.warn({ reason: error.message }, 'waiting for a subnet')
@@ -391,6 +396,14 @@ async function retry(backoff: Backoff, attempt: () => Promise<void>): Promise<vo
 /** Asked anew: a signal may abort while something is waited for. */
 function hasEnded({ aborted }: AbortSignal): boolean {
   return aborted
+}
+
+/** The registry has answered, and nothing that it has is ours. */
+function isWithoutSubnet(error: unknown): boolean {
+  return (
+    isSubnetError(error, 'ERR_HOST_CLONED') ||
+    isSubnetError(error, 'ERR_SUBNET_EXHAUSTED')
+  )
 }
 
 function isWorthWaiting(error: unknown): error is SubnetError {

@@ -2,8 +2,10 @@ import type { Clock } from './clock.js'
 import type { Tenure } from './host-lease.js'
 import type { Loop } from './loops.js'
 
-/** Changes that follow each other closely are written once. */
-const GATHER_MS = 5000
+/** Changes that follow each other closely are written once: the longer the list, the fewer times. */
+const LEAST_GATHER_MS = 500
+const MOST_GATHER_MS = 5000
+const GATHER_MS_PER_RECORD = 0.5
 
 /** While nothing changes, the times in it are brought up to date this often. */
 const REFRESH_MS = 60_000
@@ -35,7 +37,11 @@ export function keepLeaseCache({ tenure, clock, write }: KeepLeaseCache): Loop {
       recreated = new AbortController()
       written = keeper.held.createRevision
       await write()
-      await clock.sleep(GATHER_MS, AbortSignal.any([signal, recreated.signal]))
+      const gatherMs = LEAST_GATHER_MS + GATHER_MS_PER_RECORD * view.table.count
+      await clock.sleep(
+        Math.min(MOST_GATHER_MS, gatherMs),
+        AbortSignal.any([signal, recreated.signal]),
+      )
       await clock.sleep(REFRESH_MS, AbortSignal.any([signal, changed.signal]))
     }
     forget()

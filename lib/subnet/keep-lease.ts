@@ -182,12 +182,22 @@ export class LeaseKeeper {
    */
   async #adopt(entry: Entry, proof: Proof | undefined): Promise<void> {
     const other = readSubnetRecord(entry)?.holder
-    if (other !== undefined && !this.#isHolder(other)) this.#refuse(entry, other)
+    if (other === undefined ? this.#isStrange(entry) : !this.#isHolder(other))
+      this.#refuse(entry, other ?? { backendType: '' })
     const guards = [{ key: entry.key, modRevision: entry.modRevision }]
     const isReservation = entry.leaseId === undefined
     if (isReservation && (other !== undefined || this.#held.leaseId === undefined))
       await this.#becomeReservation(guards)
     else await this.#write(guards, proof, entry.createRevision)
+  }
+
+  /**
+   * Somebody spoiled a record. One that was made after our hold had ended may be
+   * that of another host, which was given the subnet meanwhile.
+   */
+  #isStrange({ createRevision }: Entry): boolean {
+    const hasEnded = this.provenUntil <= this.#options.clock.now()
+    return hasEnded && createRevision !== this.#held.createRevision
   }
 
   /** Our subnet is another host's by the registry's word, or that word is an old one. */

@@ -207,6 +207,11 @@ export class LeaseTable {
     ).flat()
   }
 
+  /** How many records there are. */
+  get count(): number {
+    return this.#records.size
+  }
+
   records(): SubnetRecord[] {
     return [...this.#records.values()]
   }

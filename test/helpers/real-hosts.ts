@@ -54,6 +54,7 @@ export class RealHost {
     const host = {
       serve: (tenure: Tenure, signal: AbortSignal) => this.#serve(tenure, signal),
       permit: () => Promise.resolve(),
+      abandon: () => Promise.resolve(),
     }
     this.#running = this.lease.run(host, this.#stop.signal).catch((error: unknown) => {
       this.failure = error

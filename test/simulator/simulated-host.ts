@@ -271,7 +271,11 @@ export class SimulatedHost {
           this.#permit(daemon, until)
           return Promise.resolve()
         }
-        await lease.run({ serve, permit }, AbortSignal.any([signal, rejoin]))
+        const abandon = (): Promise<void> => {
+          if (this.#daemon === daemon) this.path = undefined
+          return Promise.resolve()
+        }
+        await lease.run({ serve, permit, abandon }, AbortSignal.any([signal, rejoin]))
         if (!rejoin.aborted) return
       } catch (error) {
         if (!(error instanceof SubnetError) || error.code !== 'ERR_HOST_CLONED')

@@ -82,13 +82,13 @@ function purposeOf(context: UdpContext, device: string): Purpose {
   }
 }
 
-/** Ends the path that a daemon with the udp backend left running, for the sake of another backend. */
+/** Ends the path that an earlier daemon left running, if there is one. */
 export async function endLeftPath(context: BackendContext): Promise<void> {
   const client = await PathClient.connect(socketPath(context))
   if (client === undefined) return
   try {
     const { pid } = await client.hello()
-    context.log.info({ pid }, 'ending the packet path of the udp backend')
+    context.log.info({ pid }, 'ending the packet path of an earlier run')
     await client.stop()
     await endPath(pid, context.clock)
   } catch (error) {

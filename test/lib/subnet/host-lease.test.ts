@@ -29,6 +29,8 @@ class Life {
   serving = false
   waitsFor: string | undefined
   permitUntil = 0
+  /** How often it was told that nothing is its. */
+  abandoned = 0
   ended = false
   readonly stop = new AbortController()
   readonly running: Promise<void>
@@ -64,9 +66,15 @@ class Life {
       this.permitUntil = until
       return Promise.resolve()
     }
-    this.running = this.lease.run({ serve, permit }, this.stop.signal).then(() => {
-      this.ended = true
-    })
+    const abandon = (): Promise<void> => {
+      this.abandoned += 1
+      return Promise.resolve()
+    }
+    this.running = this.lease
+      .run({ serve, permit, abandon }, this.stop.signal)
+      .then(() => {
+        this.ended = true
+      })
     t.teardown(async () => {
       this.stop.abort()
       await this.running
@@ -103,6 +111,20 @@ t.test('an order to move is obeyed once, and answered', async t => {
   life.world.etcd.cut()
   await life.world.clock.advance(60_000)
   t.equal(life.served.length, 2)
+})
+
+t.test('while none is free, nothing goes on forwarding from an earlier run', async t => {
+  const world = new LeaseWorld({ Network: '10.5.0.0/24', SubnetLen: 26 })
+  for (const start of [64, 128, 192]) {
+    const lease = world.etcd.grant(TTL_SECONDS)
+    world.put(`10.5.0.${start}-26`, `{"PublicIP":"9.9.9.${start}"}`, lease)
+  }
+
+  const life = new Life(t, world)
+  await world.clock.advance(1000)
+
+  t.match(life.waitsFor, /^out of subnets/)
+  t.ok(life.abandoned > 0)
 })
 
 t.test('an order that cannot be taken in writing is not obeyed', async t => {

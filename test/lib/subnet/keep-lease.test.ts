@@ -204,6 +204,26 @@ t.test('a record of ours that somebody spoiled is put right', async t => {
   }
 })
 
+t.test(
+  'one that was made and spoiled after our hold had ended may be of another host',
+  async t => {
+    const { world, host, held, ended, running } = await keep(t)
+    host.registry.partition()
+    await world.clock.advance(2 * DAY)
+    t.equal(world.etcd.get(held.key), undefined, 'it has expired')
+    const lease = world.etcd.grant(TTL_SECONDS)
+    world.put(NAME, '{"PublicIP":"9.9.9.9","HostID":"host-b"}', lease)
+    world.put(NAME, '{', lease)
+
+    host.registry.heal()
+    await world.clock.advance(120_000)
+    await running
+
+    t.match(ended.error, { code: 'ERR_LEASE_LOST' })
+    t.equal(world.value(NAME), '{', 'and stays as it is')
+  },
+)
+
 t.test('another machine that goes by our id has taken our subnet', async t => {
   const { world, held, keeper, ended, running } = await keep(t)
 
