@@ -5,7 +5,7 @@ import { TenureEnd } from '../../lib/subnet/tenure-end.js'
 import { runAll } from '../../lib/subnet/loops.js'
 import { formatPrefix } from '../../lib/subnet/prefix.js'
 import { type Subnet, formatSubnet, sameSubnet } from '../../lib/subnet/subnet-key.js'
-import { formatHolder, toEntry } from '../../lib/subnet/subnet-record.js'
+import { formatHolder } from '../../lib/subnet/subnet-record.js'
 import type { DaemonContext } from './daemon.js'
 import { startFirewall } from './firewall.js'
 import { keepLeaseCache } from '../../lib/subnet/keep-lease-cache.js'
@@ -234,8 +234,7 @@ function describeCache({ configText, holder, tenure }: Serving): LeaseCache {
     held: keeper.held,
     permitUntil: permit.until,
     holder: formatHolder(holder),
-    records: view.table.records().map(toEntry),
-    orphans: view.forgotten(),
+    ...view.memory(),
   }
 }
 

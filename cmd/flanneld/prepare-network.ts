@@ -124,8 +124,7 @@ function recall(
 ): LeaseMemory | undefined {
   if (cache === undefined || mayBeClone || parseHolder(cache.holder).hostId !== hostId)
     return undefined
-  const { held, permitUntil, records, orphans } = cache
-  return { held, permitUntil, records, orphans }
+  return cache
 }
 
 /** The addresses that others reach us by; and, behind NAT, the one that we may send from. */

@@ -83,6 +83,8 @@ export interface HeldLease {
   readonly leaseId?: string
   /** Clock time of the last word that the lease is good, in ms. */
   readonly provenAt: number
+  /** The registry has answered since, without this record, and it could not be put back yet. */
+  readonly isDenied?: boolean
 }
 
 /**

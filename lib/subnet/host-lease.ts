@@ -2,15 +2,15 @@ import type { Logger } from 'pino'
 import { type HeldLease, acquireLease } from './acquire-lease.js'
 import { Backoff, type Clock } from './clock.js'
 import { SubnetError, isSubnetError } from './errors.js'
-import { LeaseKeeper, provenUntil } from './keep-lease.js'
-import { LeaseView, type OwnMark } from './lease-view.js'
+import { LeaseKeeper, expiresAt } from './keep-lease.js'
+import { LeaseView, type OwnMark, type ViewMemory } from './lease-view.js'
 import { runAll } from './loops.js'
 import type { NetworkConfig } from './network-config.js'
 import { OrdersObeyed } from './obey-orders.js'
 import { OrderDesk } from './order-desk.js'
 import type { WhoWeAre } from './own-record.js'
 import { PERMIT_INTERVAL_MS, Permit } from './permit.js'
-import type { Entry, Registry } from './registry.js'
+import type { Registry } from './registry.js'
 import { type Subnet, formatSubnet } from './subnet-key.js'
 import type { Holder } from './subnet-record.js'
 import { releaseSubnet } from './subnet-writes.js'
@@ -58,13 +58,8 @@ interface Start {
   readonly permitUntil: number
 }
 
-/** What a daemon knew when it was there last. */
-export interface LeaseMemory extends Start {
-  /** Everybody's records. */
-  readonly records: readonly Entry[]
-  /** Keys of those that the registry had forgotten. */
-  readonly orphans: readonly string[]
-}
+/** What a daemon held and knew when it was there last. */
+export interface LeaseMemory extends Start, ViewMemory {}
 
 /** The time during which this host holds one subnet. */
 export interface Tenure {
@@ -129,8 +124,8 @@ export class HostLease {
 
   #markOf(held: HeldLease): OwnMark {
     const { key, createRevision, leaseId } = held
-    const expiresAt = provenUntil(held, this.#options.ttlSeconds)
-    return { key, createRevision, leaseId, expiresAt }
+    const { ttlSeconds } = this.#options
+    return { key, createRevision, leaseId, expiresAt: expiresAt(held, ttlSeconds) }
   }
 
   /**
@@ -278,9 +273,10 @@ export class HostLease {
       ...this.#options,
       held,
       isDoubted: key => view.table.isDoubted(key),
-      onHeld: now => {
+      onHeld: async now => {
         this.#made = now
         view.setOwn(this.#markOf(now))
+        if (now.isDenied === true) await extendPermit(tenure, host, this.#options.clock)
       },
     })
     this.#keeper = keeper
@@ -292,7 +288,7 @@ export class HostLease {
         each => keepOrLose(keeper, each),
         each => this.#obey(keeper, each),
         each => takeBackLeases({ ...this.#options, view, keeper }, each),
-        each => extendPermit(tenure, host, this.#options.clock, each),
+        each => keepPermit(tenure, host, this.#options.clock, each),
         each => host.serve(tenure, each),
       ])
       return undefined
@@ -364,12 +360,21 @@ async function extendPermit(
   { keeper, permit }: Tenure,
   host: Host,
   clock: Clock,
+): Promise<void> {
+  await host.permit(permit.extend(clock.now(), keeper.provenUntil))
+}
+
+async function keepPermit(
+  tenure: Tenure,
+  host: Host,
+  clock: Clock,
   signal: AbortSignal,
 ): Promise<void> {
+  const { keeper, permit } = tenure
   while (!signal.aborted) {
     const now = clock.now()
     const before = permit.until
-    await host.permit(permit.extend(now, keeper.provenUntil))
+    await extendPermit(tenure, host, clock)
     // A permit that has run out waits for proof; none is nearer than the next look at the registry.
     if (before !== 0 && before < now && permit.until === before) keeper.checkNow()
     await clock.sleep(PERMIT_INTERVAL_MS, signal)

@@ -25,12 +25,14 @@ export function renewIntervalMs(ttlSeconds: number): number {
   return Math.min((ttlSeconds * 1000) / 3, MAX_RENEW_INTERVAL_MS)
 }
 
-/** When the registry may give the subnet away, in ms of the clock; never for a reservation. */
-export function provenUntil(
-  { leaseId, provenAt }: HeldLease,
-  ttlSeconds: number,
-): number {
+/** When a registry that forgets nothing lets the record go, in ms of the clock; never for a reservation. */
+export function expiresAt({ leaseId, provenAt }: HeldLease, ttlSeconds: number): number {
   return leaseId === undefined ? Number.POSITIVE_INFINITY : provenAt + ttlSeconds * 1000
+}
+
+/** When the registry may give the subnet away, in ms of the clock: at any time once its last answer lacked our record. */
+export function provenUntil(held: HeldLease, ttlSeconds: number): number {
+  return held.isDenied === true ? held.provenAt : expiresAt(held, ttlSeconds)
 }
 
 /**
@@ -51,8 +53,8 @@ export interface KeepLease {
   readonly log: Logger
   /** Whether what the registry says of a key may be out of date. */
   isDoubted(key: string): boolean
-  /** Called when our record was made anew or proven again. */
-  onHeld(held: HeldLease): void
+  /** Called when our record was made anew, proven again or denied. */
+  onHeld(held: HeldLease): Promise<void> | void
 }
 
 /** The etcd lease was there when it was asked about. No id: what is held is a reservation. */
@@ -138,24 +140,25 @@ export class LeaseKeeper {
     const { leaseId, key } = this.#held
     const alive = leaseId === undefined || (await registry.keepLeaseAlive(leaseId)) > 0
     const { entry } = await registry.get(key)
-    if (entry === undefined) {
-      await this.#restore(alive ? { leaseId, provenAt: now } : undefined)
-    } else if (alive && entry.leaseId === leaseId && this.#isAsWritten(entry)) {
-      this.#setHeld({
-        ...this.#held,
-        createRevision: entry.createRevision,
-        modRevision: entry.modRevision,
-        provenAt: now,
-      })
-    } else {
-      await this.#adopt(entry, alive ? { leaseId, provenAt: now } : undefined)
+    const proof = alive ? { leaseId, provenAt: now } : undefined
+    if (alive && entry?.leaseId === leaseId && entry && this.#isAsWritten(entry)) {
+      const { createRevision, modRevision } = entry
+      await this.#setHeld({ ...this.#held, createRevision, modRevision, provenAt: now })
+      return
+    }
+    try {
+      await (entry === undefined ? this.#restore(proof) : this.#adopt(entry, proof))
+    } catch (error) {
+      this.#held = { ...this.#held, isDenied: true }
+      await this.#options.onHeld(this.#held)
+      throw error
     }
   }
 
-  #setHeld(held: HeldLease): void {
-    this.#held = held
+  async #setHeld(held: HeldLease): Promise<void> {
+    this.#held = { ...held, isDenied: false }
     this.#doubtedSince = undefined
-    this.#options.onHeld(held)
+    await this.#options.onHeld(this.#held)
   }
 
   /**
@@ -196,7 +199,8 @@ export class LeaseKeeper {
    * that of another host, which was given the subnet meanwhile.
    */
   #isStrange({ createRevision }: Entry): boolean {
-    const hasEnded = this.provenUntil <= this.#options.clock.now()
+    const { clock, ttlSeconds } = this.#options
+    const hasEnded = expiresAt(this.#held, ttlSeconds) <= clock.now()
     return hasEnded && createRevision !== this.#held.createRevision
   }
 
@@ -252,7 +256,7 @@ export class LeaseKeeper {
     if (leaseId !== undefined) await registry.revokeLease(leaseId)
     const { key, createRevision } = this.#held
     const modRevision = outcome.revision
-    this.#setHeld({ key, subnet, createRevision, modRevision, provenAt })
+    await this.#setHeld({ key, subnet, createRevision, modRevision, provenAt })
   }
 
   async #write(
@@ -274,7 +278,7 @@ export class LeaseKeeper {
       if (proof?.leaseId === undefined) await registry.revokeLease(leaseId)
       throw this.#changedMeanwhile()
     }
-    this.#setHeld({
+    await this.#setHeld({
       key,
       subnet,
       leaseId,

@@ -1,5 +1,6 @@
-import type { HeldLease } from './acquire-lease.js'
 import { isJsonObject } from './go-json.js'
+import type { LeaseMemory } from './host-lease.js'
+import type { Orphan } from './lease-table.js'
 import type { Entry } from './registry.js'
 import { formatSubnet, parseSubnetKey } from './subnet-key.js'
 import { formatHolder, parseHolder } from './subnet-record.js'
@@ -8,18 +9,11 @@ import { formatHolder, parseHolder } from './subnet-record.js'
  * What a daemon knew when it was last in touch with the registry, so that its
  * successor forwards before the registry answers. Times are of the steady clock.
  */
-export interface LeaseCache {
+export interface LeaseCache extends LeaseMemory {
   /** The network configuration as it was stored. */
   readonly config: string
-  readonly held: HeldLease
-  /** When forwarding was allowed until. */
-  readonly permitUntil: number
   /** `PublicIP` and the like of our own record: with others the cache is of no use. */
   readonly holder: string
-  /** Every record, ours included. */
-  readonly records: readonly Entry[]
-  /** Keys of those that the registry had forgotten. */
-  readonly orphans: readonly string[]
 }
 
 /**
@@ -34,13 +28,13 @@ export interface Moment {
   readonly date: Date
 }
 
-const VERSION = 2
+const VERSION = 3
 
 /** Longer than anything is proven, and a number that JSON has. */
 const FOR_EVER_MS = 1e15
 
 export function formatLeaseCache(cache: LeaseCache, { boot, now, date }: Moment): string {
-  const { config, held, permitUntil, holder, records, orphans } = cache
+  const { config, held, permitUntil, holder, revision, records, orphans } = cache
   return `${JSON.stringify({
     version: VERSION,
     subnet: formatSubnet(held.subnet),
@@ -52,9 +46,11 @@ export function formatLeaseCache(cache: LeaseCache, { boot, now, date }: Moment)
       modRevision: String(held.modRevision),
       leaseId: held.leaseId,
       provenAt: held.provenAt,
+      isDenied: held.isDenied,
     },
     permitUntil,
     holder,
+    revision: String(revision),
     orphans,
     records: records.map(entry => ({
       ...entry,
@@ -89,11 +85,13 @@ export function parseLeaseCache(text: string, present: Moment): LeaseCache {
       modRevision: readRevision(held['modRevision']),
       ...(typeof leaseId === 'string' && { leaseId }),
       provenAt: readNumber(held['provenAt']) + shift,
+      ...(held['isDenied'] === true && { isDenied: true }),
     },
     permitUntil: readNumber(value['permitUntil']) + shift,
     holder: formatHolder(parseHolder(readText(holder))),
+    revision: readRevision(value['revision']),
     records: records.map(readEntry),
-    orphans: orphans.map(readText),
+    orphans: orphans.map(orphan => readOrphan(orphan, shift)),
   }
 }
 
@@ -119,6 +117,12 @@ function readEntry(value: unknown): Entry {
     modRevision: readRevision(value['modRevision']),
     ...(typeof leaseId === 'string' && { leaseId }),
   }
+}
+
+function readOrphan(value: unknown, shift: number): Orphan {
+  if (!isJsonObject(value)) throw new SyntaxError('an orphan of the lease cache is none')
+  const { key, keptUntil } = value
+  return { key: readText(key), keptUntil: readNumber(keptUntil) + shift }
 }
 
 function readText(value: unknown): string {

@@ -14,6 +14,13 @@ export interface BadRecord {
   readonly why: string
 }
 
+/** A record that is gone from the registry and believed in for a while. */
+export interface Orphan {
+  readonly key: string
+  /** Clock time. */
+  readonly keptUntil: number
+}
+
 /**
  * The subnet records of the registry as this host knows them. Fed by snapshots
  * and changes alike; whoever reads it cannot tell how they came.
@@ -87,6 +94,18 @@ export class LeaseTable {
     )
   }
 
+  /** Whether the registry had this record as it is when it was heard from last; true of what cannot be read. */
+  agrees(entry: Entry): boolean {
+    const { key } = entry
+    const known =
+      this.#doubted.get(key)?.entry ??
+      (this.#orphans.has(key) ? undefined : this.#records.get(key))
+    const isKnown =
+      known?.modRevision === entry.modRevision &&
+      known.createRevision === entry.createRevision
+    return isKnown || readSubnetRecord(entry) === undefined
+  }
+
   /** @param keepUntil clock time until which what was deleted is kept. */
   apply(changes: readonly Change[], keepUntil: number): void {
     for (const change of changes) {
@@ -102,14 +121,14 @@ export class LeaseTable {
     }
   }
 
-  /** Takes records for orphans. @param keepUntil clock time. */
-  doubtLife(keys: readonly string[], keepUntil: number): void {
-    for (const key of keys) if (this.#records.has(key)) this.#abandon(key, keepUntil)
+  /** Takes records for orphans. */
+  abandon(orphans: readonly Orphan[]): void {
+    for (const { key, keptUntil } of orphans)
+      if (this.#records.has(key)) this.#abandon(key, keptUntil)
   }
 
-  /** Keys of the orphans that are kept beyond a clock time. */
-  orphansBeyond(time: number): string[] {
-    return [...this.#orphans].filter(([, until]) => until > time).map(([key]) => key)
+  orphans(): Orphan[] {
+    return Array.from(this.#orphans, ([key, keptUntil]) => ({ key, keptUntil }))
   }
 
   #abandon(key: string, keepUntil: number): void {

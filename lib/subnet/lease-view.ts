@@ -1,13 +1,23 @@
 import type { Logger } from 'pino'
 import type { Clock } from './clock.js'
 import { followPrefix } from './follow-prefix.js'
-import type { LeaseMemory } from './host-lease.js'
 import { DOUBT_MS } from './keep-lease.js'
-import { LeaseTable } from './lease-table.js'
+import { LeaseTable, type Orphan } from './lease-table.js'
 import { runAll } from './loops.js'
-import { type Change, type Registry, type Snapshot, revisionOf } from './registry.js'
+import {
+  type Change,
+  type Entry,
+  type Registry,
+  type Snapshot,
+  revisionOf,
+} from './registry.js'
 import { subnetsPrefix } from './subnet-key.js'
-import { type OwnHolder, type SubnetRecord, sameAddresses } from './subnet-record.js'
+import {
+  type OwnHolder,
+  type SubnetRecord,
+  sameAddresses,
+  toEntry,
+} from './subnet-record.js'
 
 /**
  * How long a host that a wiped or restored registry has forgotten is still
@@ -30,6 +40,16 @@ export interface LeaseViewOptions {
   readonly prefix: string
   readonly clock: Clock
   readonly log: Logger
+}
+
+/** What is known of everybody's leases. */
+export interface ViewMemory {
+  /** The registry's revision that it was true of. */
+  readonly revision: bigint
+  /** Everybody's records, ours included. */
+  readonly records: readonly Entry[]
+  /** Those that the registry has forgotten. */
+  readonly orphans: readonly Orphan[]
 }
 
 /** Our own record as we know it to be: what a registry that forgets is recognised by. */
@@ -83,9 +103,11 @@ export class LeaseView {
     if (unseen && own.createRevision !== before.createRevision) this.#suspicious = true
   }
 
-  /** Keys of the records that the registry has forgotten, not of those deleted a moment ago. */
-  forgotten(): string[] {
-    return this.table.orphansBeyond(this.#options.clock.now() + DELETED_GRACE_MS)
+  /** What a later run of the daemon starts from. */
+  memory(): ViewMemory {
+    const { table } = this
+    const records = table.records().map(toEntry)
+    return { revision: this.#revision, records, orphans: table.orphans() }
   }
 
   /** Leases in the registry that name us, by id and address, on other subnets than ours. */
@@ -105,15 +127,10 @@ export class LeaseView {
    *
    * @param own our record at that time.
    */
-  remember(
-    { records: entries, orphans }: Pick<LeaseMemory, 'records' | 'orphans'>,
-    own: OwnMark,
-  ): void {
-    for (const { modRevision } of entries) {
-      if (modRevision > this.#revision) this.#revision = modRevision
-    }
-    this.table.replace({ revision: this.#revision, entries })
-    this.table.doubtLife(orphans, this.#options.clock.now() + ORPHAN_GRACE_MS)
+  remember({ revision, records, orphans }: ViewMemory, own: OwnMark): void {
+    this.#revision = revision
+    this.table.replace({ revision, entries: records })
+    this.table.abandon(orphans)
     this.#own = own
     this.#tell()
   }
@@ -165,10 +182,15 @@ export class LeaseView {
     this.#tell()
   }
 
-  /** A registry that has our record as we wrote it has forgotten nobody else. */
+  /**
+   * A registry that goes on has whatever it had when we heard from it last, but
+   * for what was written or deleted since; and our record as we wrote it.
+   */
   #isContinuous({ entries, revision }: Snapshot): boolean {
     const own = this.#own
     if (this.#suspicious || revision < this.#revision) return false
+    const isOfThen = (entry: Entry): boolean => entry.modRevision <= this.#revision
+    if (entries.some(entry => isOfThen(entry) && !this.table.agrees(entry))) return false
     if (own === undefined || own.expiresAt <= this.#options.clock.now()) return true
     return entries.some(
       ({ key, createRevision, leaseId }) =>

@@ -112,8 +112,9 @@ export const FAULTS: readonly Fault[] = [
       if (host === undefined) return
       const ms = someTime(stage)
       // A machine without memory trusts its host id: then no copy of it may live.
+      const names = [host.hardware, host.disk.hostId]
       const isOnly = stage.network.hosts.every(
-        other => other === host || other.disk.hostId !== host.hardware,
+        other => other === host || !names.includes(other.disk.hostId),
       )
       const isNew = stage.chance.once(3) && isOnly
       stage.network.tell(

@@ -66,8 +66,8 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
   {
     name: 'a reservation gets an etcd lease',
     file: 'subnet/acquire-lease.js',
-    find: "if (own.kind === 'reservation') {\n        const outcome",
-    replace: 'if (false) { const outcome',
+    find: 'putSubnet(prefix, subnet, record, undefined)',
+    replace: 'putSubnet(prefix, subnet, record, await registry.grantLease(ttlSeconds))',
     seeds: 80,
   },
   {
@@ -87,8 +87,8 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
   {
     name: 'a deleted record is not put back',
     file: 'subnet/keep-lease.js',
-    find: 'await this.#restore(alive ? { leaseId, provenAt: now } : undefined);',
-    replace: '',
+    find: 'await (entry === undefined ? this.#restore(proof) : this.#adopt(entry, proof));',
+    replace: 'if (entry !== undefined) await this.#adopt(entry, proof);',
     seeds: 20,
   },
   {

@@ -16,12 +16,7 @@ import { runAll } from '../../lib/subnet/loops.js'
 import { parseNetworkConfig } from '../../lib/subnet/network-config.js'
 import { parseAddress } from '../../lib/subnet/prefix.js'
 import type { Subnet } from '../../lib/subnet/subnet-key.js'
-import {
-  type Holder,
-  formatHolder,
-  parseHolder,
-  toEntry,
-} from '../../lib/subnet/subnet-record.js'
+import { type Holder, formatHolder, parseHolder } from '../../lib/subnet/subnet-record.js'
 import { HostClock } from '../fakes/manual-clock.js'
 import { MemoryRegistry } from '../fakes/memory-registry.js'
 import { silent } from '../helpers/log.js'
@@ -89,8 +84,12 @@ export class SimulatedHost {
   latencyMs = 1
   /** Since when the daemon is alive and can reach etcd, by the clock; undefined while it cannot. */
   connectedSince: number | undefined
+  /** When that was so last. */
+  connectedAt = 0
   /** The end of the lease that etcd last vouched for, as this host knew when its daemon ran last. */
   provenUntil = 0
+  /** When etcd did so. */
+  provenAt = 0
   /** When the daemon died or the machine was suspended last. */
   unattendedSince = 0
   /** When it heard first that etcd has forgotten something. */
@@ -176,6 +175,7 @@ export class SimulatedHost {
   async stop(): Promise<void> {
     const daemon = this.#daemon
     if (daemon === undefined) return
+    this.#unattend()
     daemon.stop.abort('keep')
     await daemon.ended
     this.kill()
@@ -218,9 +218,12 @@ export class SimulatedHost {
     this.#daemon?.registry.heal()
   }
 
+  /** A daemon that serves nothing changes nothing for the path that an earlier one left. */
   #unattend(): void {
-    if (this.#daemon === undefined || this.isSuspended) return
-    this.provenUntil = this.#daemon.serving?.keeper.provenUntil ?? 0
+    const keeper = this.#daemon?.serving?.keeper
+    if (keeper === undefined || this.isSuspended) return
+    this.provenUntil = keeper.provenUntil
+    this.provenAt = keeper.held.provenAt
     this.unattendedSince = this.#network.clock.now()
   }
 
@@ -392,8 +395,7 @@ export class SimulatedHost {
       held,
       permitUntil: permit.until,
       holder: formatHolder(holder),
-      records: view.table.records().map(toEntry),
-      orphans: view.forgotten(),
+      ...view.memory(),
     }
     this.disk.cache = formatLeaseCache(cache, this.#present())
   }

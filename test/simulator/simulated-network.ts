@@ -39,6 +39,9 @@ const SETTLE_MS = 10_000
 const MOST_TENURES = 10
 const MINUTE_MS = 60_000
 
+/** Nor do all of them have so much to write between two looks, at worst 15 s. */
+const MOST_WRITES = 150n
+
 /** A permit that nothing proves reaches no further (lib/subnet/permit.ts). */
 const GRACE_MS = 30_000
 
@@ -70,6 +73,7 @@ export class SimulatedNetwork {
   readonly story: string[] = []
   /** When etcd forgot something last: it was wiped or restored. */
   forgotAt = Number.NEGATIVE_INFINITY
+  #forgettings = 0
   /** Keys of reservations that must stay as they are, with the host that they are for. */
   readonly reservations = new Map<string, string>()
   #parsed: {
@@ -92,6 +96,7 @@ export class SimulatedNetwork {
   /** Other holders of a subnet that somebody saw in etcd, by subnet and time. */
   readonly #tenures = new Map<SimulatedHost, number[]>()
   #configSince = Number.NEGATIVE_INFINITY
+  #lastRevision = 0n
   #lookedAt: readonly SubnetRecord[] = []
   readonly #seen: { readonly subnet: Subnet; readonly hostId: string; at: number }[] = []
 
@@ -169,6 +174,7 @@ export class SimulatedNetwork {
   /** etcd was wiped or restored: what it said before counts no more. */
   noteForgetting(): void {
     this.forgotAt = this.now
+    this.#forgettings += 1
     this.reservations.clear()
   }
 
@@ -231,8 +237,10 @@ export class SimulatedNetwork {
       const owner = this.hosts.find(other => this.#isServing(other, remote))
       if (owner === undefined || owner === host || this.#mayLoseToDouble(owner)) continue
       if (!this.#isConnected(owner, T_MS) || owner.path === undefined) continue
-      if (this.#isOvertaken(remote)) continue
-      if (this.#recently(this.#touchedAt.get(this.nameOf(remote.subnet)))) continue
+      if (this.#isOvertaken(remote) || this.#maySeeOtherBranch(host)) continue
+      // What was on its way when a host was suspended arrives when it resumes.
+      const touchedAt = this.#touchedAt.get(this.nameOf(remote.subnet))
+      if (touchedAt !== undefined && host.connectedAt - touchedAt < T_MS) continue
       // It held nothing a moment ago, and that is what this host goes by.
       if (this.#recently(this.#tenures.get(owner)?.at(-1))) continue
       this.report(`${host.name} removed its working route to ${owner.name}, ${gone}`)
@@ -248,18 +256,26 @@ export class SimulatedNetwork {
   }
 
   /**
+   * Restored twice, etcd may have gone from one branch of its history to another
+   * that is further: what happened on that looks like news.
+   */
+  #maySeeOtherBranch(host: SimulatedHost): boolean {
+    const backAt = host.connectedSince ?? this.now
+    const hasJustSeen = this.now - Math.max(this.forgotAt, backAt) < T_MS
+    return this.#forgettings > 1 && hasJustSeen
+  }
+
+  /**
    * Two machines go by one id, and nothing tells which of them was there last:
    * etcd has forgotten it, or the other has, which was ordered to give its subnet
    * up. Then the other may take the record for an old one of its own.
    */
   #mayLoseToDouble(host: SimulatedHost): boolean {
-    const isRecent = this.now - this.forgotAt < 5 * MINUTE_MS
-    return this.hosts.some(
-      other =>
-        other !== host &&
-        other.disk.hostId === host.disk.hostId &&
-        (isRecent || other.disk.cache === undefined),
-    )
+    return this.hosts.some(other => {
+      if (other === host || other.disk.hostId !== host.disk.hostId) return false
+      const forgottenAt = Math.max(this.forgotAt, other.heardOfForgettingAt)
+      return this.now - forgottenAt < 5 * MINUTE_MS || other.disk.cache === undefined
+    })
   }
 
   #isServing(host: SimulatedHost, { subnet, holder }: Remote): boolean {
@@ -282,6 +298,9 @@ export class SimulatedNetwork {
   /** Looks at everything; what has been wrong for too long is a violation. */
   check(): void {
     this.#look()
+    const writes = this.etcd.revision - this.#lastRevision
+    if (writes > MOST_WRITES) this.report(`etcd was written to ${writes} times`)
+    this.#lastRevision = this.etcd.revision
     for (const host of this.hosts) {
       if (host.provenNow > this.now) host.mustProve = false
       const canReach =
@@ -290,6 +309,7 @@ export class SimulatedNetwork {
         !host.isSuspended &&
         this.etcd.up &&
         host.latencyMs < 1000
+      if (canReach) host.connectedAt = this.now
       if (!canReach) host.connectedSince = undefined
       else if (host.connectedSince === undefined) {
         host.connectedSince = this.now
@@ -328,12 +348,15 @@ export class SimulatedNetwork {
 
   /** A restored etcd says that a host has a subnet, and it lives on another one and can say so. */
   #isGhost(subnet: Subnet, hostId: string): boolean {
-    const host = this.hosts.find(({ disk }) => disk.hostId === hostId)
-    const held = host?.held
-    if (host === undefined || held === undefined) return false
+    const hosts = this.hosts.filter(({ disk }) => disk.hostId === hostId)
     return (
-      this.nameOf(held.subnet) !== this.nameOf(subnet) &&
-      this.#isConnected(host, DOUBT_MS)
+      hosts.length > 0 &&
+      hosts.every(
+        host =>
+          host.held !== undefined &&
+          this.nameOf(host.held.subnet) !== this.nameOf(subnet) &&
+          this.#isConnected(host, DOUBT_MS),
+      )
     )
   }
 
@@ -373,8 +396,8 @@ export class SimulatedNetwork {
     } else if (!isAttended) {
       // etcd forgot us, so that it gave the subnet away before its time.
       const forgotAt = Math.max(this.forgotAt, host.forgottenAt)
-      const provenAt = host.provenUntil - this.ttlSeconds * 1000
-      const wasForgotten = forgotAt > Math.min(provenAt, host.unattendedSince - MINUTE_MS)
+      const { provenAt, unattendedSince } = host
+      const wasForgotten = forgotAt > Math.min(provenAt, unattendedSince - MINUTE_MS)
       const wasProven = host.provenUntil > host.unattendedSince + MARGIN_MS
       if (wasForgotten) return
       const limitMs = wasProven ? 0 : GRACE_MS

@@ -220,3 +220,27 @@ t.test('a stop leaves the permit as it was, the end of a tenure none', async t =
   await other.world.clock.advance(1000)
   t.equal(other.permitUntil, 0)
 })
+
+t.test(
+  'what etcd denies is not forwarded from for long unless somebody is there',
+  async t => {
+    const world = new LeaseWorld()
+    world.put('10.5.7.0-24', '{"PublicIP":"1.1.1.1"}')
+    const life = new Life(t, world)
+    await world.clock.advance(20_000)
+    const now = (): number => world.clock.now()
+    t.ok(life.permitUntil > now() + 3_600_000, 'a reservation does not end')
+
+    world.etcd.wipe()
+    await world.clock.advance(1000)
+    t.strictSame(life.served, ['10.5.7.0/24'])
+    t.ok(life.permitUntil <= now() + 30_000, 'a newcomer may have it at any time')
+    await world.clock.advance(600_000)
+    t.ok(life.permitUntil > now(), 'and while the daemon is there, packets go on')
+
+    world.putConfig()
+    await world.clock.advance(60_000)
+    t.ok(life.permitUntil > now() + 3_600_000)
+    t.strictSame(life.served, ['10.5.7.0/24'])
+  },
+)

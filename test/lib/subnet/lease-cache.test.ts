@@ -17,6 +17,7 @@ const CACHE = {
   },
   permitUntil: 33 * HOUR,
   holder: '{"PublicIP":"192.0.2.1","PublicIPv6":null,"HostID":"a"}',
+  revision: 9n,
   records: [
     {
       key: KEY,
@@ -26,7 +27,7 @@ const CACHE = {
       leaseId: '77',
     },
   ],
-  orphans: [KEY],
+  orphans: [{ key: KEY, keptUntil: 11 * HOUR }],
 }
 const WRITTEN = { boot: 'one', now: 10 * HOUR, date: new Date('2026-06-01T12:00:00Z') }
 const TEXT = formatLeaseCache(CACHE, WRITTEN)
@@ -66,8 +67,9 @@ t.test('what is not a cache of this version is refused', t => {
     '',
     'null',
     '{}',
-    TEXT.replace('"version":2', '"version":1'),
+    TEXT.replace('"version":3', '"version":2'),
     TEXT.replace('"createRevision":"5"', '"createRevision":"-5"'),
+    TEXT.replace('"revision":"9"', '"revision":9'),
     TEXT.replace('"provenAt":', '"x":'),
     TEXT.replace('10.5.7.0-24', '10.5.7.0-99'),
     TEXT.replace('"orphans":[', '"orphans":[1,'),

@@ -1,23 +1,47 @@
-import t from 'tap'
-import { LeaseView } from '../../../lib/subnet/lease-view.js'
+import t, { type Test } from 'tap'
+import {
+  LeaseView,
+  type OwnMark,
+  type ViewMemory,
+} from '../../../lib/subnet/lease-view.js'
 import { MemoryRegistry } from '../../fakes/memory-registry.js'
-import { LeaseWorld, PREFIX } from '../../helpers/lease-host.js'
+import { LeaseWorld, PREFIX, keyOf } from '../../helpers/lease-host.js'
 import { collectLog } from '../../helpers/log.js'
 
 const SECOND = 1000
+const MINUTE = 60 * SECOND
 
-t.test('etcd is back when leases can be watched, not when they can be read', async t => {
-  const world = new LeaseWorld()
+const NAME = '10.5.9.0-24'
+const HERE = '{"PublicIP":"1.1.1.1"}'
+const THERE = '{"PublicIP":"2.2.2.2"}'
+
+/** Of a lease that ended long ago: it proves nothing. */
+const OWN: OwnMark = {
+  key: keyOf('10.5.1.0-24'),
+  createRevision: 1n,
+  leaseId: '7',
+  expiresAt: 0,
+}
+
+async function startView(t: Test, world: LeaseWorld, memory?: ViewMemory) {
   const registry = new MemoryRegistry(world.etcd)
   const { log, messages } = collectLog()
   const view = new LeaseView({ registry, prefix: PREFIX, clock: world.clock, log })
+  if (memory) view.remember(memory, OWN)
   const stop = new AbortController()
   const running = view.run(stop.signal)
-  t.teardown(() => {
+  const end = async (): Promise<void> => {
     stop.abort()
-    return running
-  })
+    await running
+  }
+  t.teardown(end)
   await world.clock.settle()
+  return { registry, view, messages, end }
+}
+
+t.test('etcd is back when leases can be watched, not when they can be read', async t => {
+  const world = new LeaseWorld()
+  const { registry, view, messages } = await startView(t, world)
   t.equal(view.reachable, true)
 
   world.etcd.stop()
@@ -45,3 +69,69 @@ t.test('etcd is back when leases can be watched, not when they can be read', asy
     'one word each',
   )
 })
+
+t.test('a restored etcd is recognised by any record, however far it has got', async t => {
+  const world = new LeaseWorld()
+  world.put(NAME, HERE)
+  const early = world.etcd.backup()
+  for (const garbage of ['a', 'b', 'c', 'd']) world.put('garbage', garbage)
+  const late = world.etcd.backup()
+  world.etcd.restore(early)
+  const { view } = await startView(t, world)
+  world.put(NAME, THERE)
+  await world.clock.advance(SECOND)
+  const moved = view.table.get(keyOf(NAME))
+
+  world.etcd.restore(late)
+  await world.clock.advance(SECOND)
+
+  t.strictSame(view.table.get(keyOf(NAME)), moved, 'its word is an old one')
+  t.ok(view.table.isDoubted(keyOf(NAME)))
+  t.strictSame(view.table.bad(), [
+    { key: keyOf('garbage'), why: view.table.bad()[0]?.why },
+  ])
+})
+
+t.test('a registry that went on while nobody listened is believed', async t => {
+  const world = new LeaseWorld()
+  for (const [name, value] of [
+    [NAME, HERE],
+    ['10.5.8.0-24', THERE],
+    ['garbage', 'x'],
+  ] as const)
+    world.put(name, value)
+  const first = await startView(t, world)
+  await first.end()
+  world.put('garbage', HERE)
+  world.put(NAME, THERE)
+  world.etcd.commit([], [{ kind: 'delete', key: keyOf('10.5.8.0-24') }])
+
+  const { view } = await startView(t, world, first.view.memory())
+
+  t.notOk(view.table.isDoubted(keyOf(NAME)))
+  t.equal(view.table.get(keyOf('10.5.8.0-24')), undefined)
+  t.strictSame(view.table.orphans(), [])
+})
+
+t.test(
+  'who starts again and again keeps a forgotten host no longer for that',
+  async t => {
+    const world = new LeaseWorld()
+    world.put(NAME, HERE)
+    let { view, end } = await startView(t, world)
+    world.etcd.wipe()
+    world.putConfig()
+    await world.clock.advance(MINUTE)
+    const [forgotten] = view.table.orphans()
+    t.match(forgotten, { key: keyOf(NAME) })
+
+    for (let minute = 0; minute < 12; minute++) {
+      await end()
+      ;({ view, end } = await startView(t, world, view.memory()))
+      await world.clock.advance(MINUTE)
+      t.strictSame(view.table.orphans(), [forgotten])
+    }
+    await world.clock.advance(3 * MINUTE)
+    t.strictSame(view.table.records(), [])
+  },
+)
