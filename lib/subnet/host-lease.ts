@@ -276,7 +276,9 @@ export class HostLease {
       onHeld: async now => {
         this.#made = now
         view.setOwn(this.#markOf(now))
-        if (now.isDenied === true) await extendPermit(tenure, host, this.#options.clock)
+        // What the path was told before may be too much now.
+        if (keeper.provenUntil < permit.until)
+          await extendPermit(tenure, host, this.#options.clock)
       },
     })
     this.#keeper = keeper

@@ -1,6 +1,6 @@
 import { isJsonObject } from './go-json.js'
 import type { LeaseMemory } from './host-lease.js'
-import type { Orphan } from './lease-table.js'
+import type { Doubt, Orphan } from './lease-table.js'
 import type { Entry } from './registry.js'
 import { formatSubnet, parseSubnetKey } from './subnet-key.js'
 import { formatHolder, parseHolder } from './subnet-record.js'
@@ -34,7 +34,7 @@ const VERSION = 3
 const FOR_EVER_MS = 1e15
 
 export function formatLeaseCache(cache: LeaseCache, { boot, now, date }: Moment): string {
-  const { config, held, permitUntil, holder, revision, records, orphans } = cache
+  const { config, held, permitUntil, holder, revision, records } = cache
   return `${JSON.stringify({
     version: VERSION,
     subnet: formatSubnet(held.subnet),
@@ -51,13 +51,19 @@ export function formatLeaseCache(cache: LeaseCache, { boot, now, date }: Moment)
     permitUntil,
     holder,
     revision: String(revision),
-    orphans,
-    records: records.map(entry => ({
-      ...entry,
-      createRevision: String(entry.createRevision),
-      modRevision: String(entry.modRevision),
-    })),
+    orphans: cache.orphans,
+    doubts: cache.doubts.map(({ entry, until }) => ({ entry: toJson(entry), until })),
+    records: records.map(toJson),
   })}\n`
+}
+
+function toJson(entry: Entry): object {
+  const { createRevision, modRevision } = entry
+  return {
+    ...entry,
+    createRevision: String(createRevision),
+    modRevision: String(modRevision),
+  }
 }
 
 /**
@@ -70,9 +76,8 @@ export function parseLeaseCache(text: string, present: Moment): LeaseCache {
   if (!isJsonObject(value) || value['version'] !== VERSION) {
     throw new SyntaxError(`not a lease cache of version ${VERSION}`)
   }
-  const { config, held, holder, records, orphans } = value
-  if (!isJsonObject(held) || !Array.isArray(records) || !Array.isArray(orphans))
-    throw new SyntaxError('the lease cache is incomplete')
+  const { config, held, holder } = value
+  if (!isJsonObject(held)) throw new SyntaxError('the lease cache lacks the lease')
   const shift = readShift(value['written'], present)
   const key = readText(held['key'])
   const leaseId = held['leaseId']
@@ -90,8 +95,9 @@ export function parseLeaseCache(text: string, present: Moment): LeaseCache {
     permitUntil: readNumber(value['permitUntil']) + shift,
     holder: formatHolder(parseHolder(readText(holder))),
     revision: readRevision(value['revision']),
-    records: records.map(readEntry),
-    orphans: orphans.map(orphan => readOrphan(orphan, shift)),
+    records: readList(value['records']).map(readEntry),
+    orphans: readList(value['orphans']).map(orphan => readOrphan(orphan, shift)),
+    doubts: readList(value['doubts']).map(doubt => readDoubt(doubt, shift)),
   }
 }
 
@@ -123,6 +129,16 @@ function readOrphan(value: unknown, shift: number): Orphan {
   if (!isJsonObject(value)) throw new SyntaxError('an orphan of the lease cache is none')
   const { key, keptUntil } = value
   return { key: readText(key), keptUntil: readNumber(keptUntil) + shift }
+}
+
+function readDoubt(value: unknown, shift: number): Doubt {
+  if (!isJsonObject(value)) throw new SyntaxError('a doubt of the lease cache is none')
+  return { entry: readEntry(value['entry']), until: readNumber(value['until']) + shift }
+}
+
+function readList(value: unknown): readonly unknown[] {
+  if (Array.isArray(value)) return value
+  throw new SyntaxError('the lease cache lacks a list')
 }
 
 function readText(value: unknown): string {

@@ -21,6 +21,13 @@ export interface Orphan {
   readonly keptUntil: number
 }
 
+/** A record that a restored registry has, and that is not believed yet. */
+export interface Doubt {
+  readonly entry: Entry
+  /** Clock time. */
+  readonly until: number
+}
+
 /**
  * The subnet records of the registry as this host knows them. Fed by snapshots
  * and changes alike; whoever reads it cannot tell how they came.
@@ -37,7 +44,7 @@ export class LeaseTable {
   /** Clock time at which an orphan is given up, by key. */
   readonly #orphans = new Map<string, number>()
   /** What a restored registry says against what was known later, and until when that is doubted. */
-  readonly #doubted = new Map<string, { readonly entry: Entry; readonly until: number }>()
+  readonly #doubted = new Map<string, Doubt>()
 
   /**
    * Takes the place of what was known before; orphans and doubts keep their time.
@@ -64,7 +71,7 @@ export class LeaseTable {
    * Adds and overrides.
    *
    * @param until clock times: `keep` what is missing, `doubt` what contradicts
-   *   what was known.
+   *   what was known and has not been doubted before.
    */
   merge(
     snapshot: Snapshot,
@@ -74,11 +81,14 @@ export class LeaseTable {
     for (const key of this.#records.keys()) {
       if (!there.has(key)) this.#abandon(key, until.keep)
     }
+    const before = new Map(this.#doubted)
     this.#bad.clear()
     this.#doubted.clear()
     for (const entry of snapshot.entries) {
+      const doubt = before.get(entry.key)
+      const isSame = doubt?.entry.value === entry.value
       if (this.#contradicts(entry))
-        this.#doubted.set(entry.key, { entry, until: until.doubt })
+        this.#doubted.set(entry.key, { entry, until: isSame ? doubt.until : until.doubt })
       else this.#put(entry)
     }
   }
@@ -121,10 +131,16 @@ export class LeaseTable {
     }
   }
 
-  /** Takes records for orphans. */
-  abandon(orphans: readonly Orphan[]): void {
+  /** Goes on from what another table knew beside its records. */
+  resume(orphans: readonly Orphan[], doubts: readonly Doubt[]): void {
     for (const { key, keptUntil } of orphans)
       if (this.#records.has(key)) this.#abandon(key, keptUntil)
+    for (const doubt of doubts)
+      if (this.#records.has(doubt.entry.key)) this.#doubted.set(doubt.entry.key, doubt)
+  }
+
+  doubts(): Doubt[] {
+    return [...this.#doubted.values()]
   }
 
   orphans(): Orphan[] {

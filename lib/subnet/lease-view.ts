@@ -2,7 +2,7 @@ import type { Logger } from 'pino'
 import type { Clock } from './clock.js'
 import { followPrefix } from './follow-prefix.js'
 import { DOUBT_MS } from './keep-lease.js'
-import { LeaseTable, type Orphan } from './lease-table.js'
+import { type Doubt, LeaseTable, type Orphan } from './lease-table.js'
 import { runAll } from './loops.js'
 import {
   type Change,
@@ -50,6 +50,7 @@ export interface ViewMemory {
   readonly records: readonly Entry[]
   /** Those that the registry has forgotten. */
   readonly orphans: readonly Orphan[]
+  readonly doubts: readonly Doubt[]
 }
 
 /** Our own record as we know it to be: what a registry that forgets is recognised by. */
@@ -106,8 +107,12 @@ export class LeaseView {
   /** What a later run of the daemon starts from. */
   memory(): ViewMemory {
     const { table } = this
-    const records = table.records().map(toEntry)
-    return { revision: this.#revision, records, orphans: table.orphans() }
+    return {
+      revision: this.#revision,
+      records: table.records().map(toEntry),
+      orphans: table.orphans(),
+      doubts: table.doubts(),
+    }
   }
 
   /** Leases in the registry that name us, by id and address, on other subnets than ours. */
@@ -127,10 +132,10 @@ export class LeaseView {
    *
    * @param own our record at that time.
    */
-  remember({ revision, records, orphans }: ViewMemory, own: OwnMark): void {
+  remember({ revision, records, orphans, doubts }: ViewMemory, own: OwnMark): void {
     this.#revision = revision
     this.table.replace({ revision, entries: records })
-    this.table.abandon(orphans)
+    this.table.resume(orphans, doubts)
     this.#own = own
     this.#tell()
   }

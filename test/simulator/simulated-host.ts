@@ -175,7 +175,6 @@ export class SimulatedHost {
   async stop(): Promise<void> {
     const daemon = this.#daemon
     if (daemon === undefined) return
-    this.#unattend()
     daemon.stop.abort('keep')
     await daemon.ended
     this.kill()
@@ -363,6 +362,7 @@ export class SimulatedHost {
       ])
     } finally {
       forget()
+      if (this.#daemon === daemon) this.#unattend()
       daemon.serving = undefined
       if (this.#daemon === daemon && signal.reason instanceof TenureEnd) {
         if (signal.reason.kind !== 'lost') this.mayChange = signal.reason.message

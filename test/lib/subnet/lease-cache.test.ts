@@ -28,6 +28,12 @@ const CACHE = {
     },
   ],
   orphans: [{ key: KEY, keptUntil: 11 * HOUR }],
+  doubts: [
+    {
+      entry: { key: KEY, value: '{}', createRevision: 2n, modRevision: 3n },
+      until: 11 * HOUR,
+    },
+  ],
 }
 const WRITTEN = { boot: 'one', now: 10 * HOUR, date: new Date('2026-06-01T12:00:00Z') }
 const TEXT = formatLeaseCache(CACHE, WRITTEN)
@@ -73,6 +79,8 @@ t.test('what is not a cache of this version is refused', t => {
     TEXT.replace('"provenAt":', '"x":'),
     TEXT.replace('10.5.7.0-24', '10.5.7.0-99'),
     TEXT.replace('"orphans":[', '"orphans":[1,'),
+    TEXT.replace('"doubts":[', '"doubts":[1,'),
+    TEXT.replace('"records":[', '"records":7,"x":['),
   ]
   for (const text of broken) {
     t.throws(() => parseLeaseCache(text, WRITTEN), SyntaxError, text.slice(0, 60))
