@@ -10,6 +10,7 @@ const MSG_DONTWAIT = 0x40
 const MSG_NOSIGNAL = 0x4000
 const MSG_CMSG_CLOEXEC = 0x40000000
 const SOL_SOCKET = 1
+const SO_PEERCRED = 17
 const SCM_RIGHTS = 1
 const ECONNRESET = 104
 
@@ -18,6 +19,9 @@ const CONTROL_LENGTH = 40
 const IOVEC = 56
 const RIGHTS = 72
 const CMSGHDR = 16
+
+/** Connections that wait to be accepted. */
+const BACKLOG = 8
 
 /** sun_path of struct sockaddr_un, with its closing zero byte. */
 export const MAX_SOCKET_PATH = 107
@@ -49,10 +53,36 @@ export function listenUnix(path: string): number {
   const bound = libc.bind(fd, address, address.length)
   const error = bound < 0 ? libc.lastError(`bind ${path}`) : undefined
   process.umask(mask)
-  if (error === undefined && libc.listen(fd, 8) === 0) return fd
+  if (error === undefined && libc.listen(fd, BACKLOG) === 0) return fd
   const failure = error ?? libc.lastError(`listen on ${path}`)
   libc.close(fd)
   throw failure
+}
+
+/**
+ * Has `listenerPid` name this process: a listening socket carries the number of
+ * the process that called listen(2) last, not of those that inherited it.
+ */
+export function claimListener(fd: number): void {
+  libc.listen(fd, BACKLOG)
+}
+
+/** The process that listens at `path`, also when it is stopped or hangs; undefined when none does. */
+export function listenerPid(path: string): number | undefined {
+  let fd: number
+  try {
+    fd = connectUnix(path)
+  } catch (error) {
+    if (error instanceof libc.SystemError) return undefined
+    throw error
+  }
+  // struct ucred: pid, uid, gid.
+  const credentials = Buffer.alloc(12)
+  const length = Buffer.alloc(4)
+  length.writeUInt32LE(credentials.length)
+  const known = libc.getsockopt(fd, SOL_SOCKET, SO_PEERCRED, credentials, length) === 0
+  libc.close(fd)
+  return known ? credentials.readInt32LE() : undefined
 }
 
 /** A waiting connection, non-blocking, or -1 when there is none. */

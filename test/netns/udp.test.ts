@@ -278,6 +278,23 @@ for (const [host, origin] of [
   })
 }
 
+t.test('a packet path that hangs is replaced by a daemon that finds it', async t => {
+  const { pid } = await pathOf(two.daemon)
+  const subnet = await subnetOf(two.daemon)
+
+  await two.daemon.kill('SIGKILL')
+  process.kill(pid, 'SIGSTOP')
+  await two.daemon.start()
+
+  t.not((await pathOf(two.daemon)).pid, pid)
+  await happens('it is gone, and reads no packets', () => !isRunning(pid))
+  t.equal(await subnetOf(two.daemon), subnet)
+  await happens('everybody reaches everybody', async () => {
+    const missed = await unreached({ timeoutMs: 500 })
+    return missed.length === 0
+  })
+})
+
 t.test('SIGTERM ends the daemon with 0, and packets go on', async t => {
   const { pid } = await pathOf(two.daemon)
   const traffic = await startTraffic(one, two)

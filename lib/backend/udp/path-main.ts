@@ -12,6 +12,7 @@
  */
 import * as libc from '../../linux/libc.js'
 import { dropPrivileges } from '../../linux/privileges.js'
+import { claimListener } from '../../linux/unix-socket.js'
 import { ControlServer } from './control-server.js'
 import { PacketLoop } from './packet-loop.js'
 import { PATH_TITLE } from './path-title.js'
@@ -40,6 +41,7 @@ function main(label: string): void {
     label,
     descriptors: [TUN, SOCKET],
   })
+  claimListener(LISTENER)
   const fds = Buffer.alloc(4 * POLLFD)
   watch(fds, 2, LISTENER)
   const orphanAt = libc.bootTimeMs() + ORPHAN_GRACE_MS

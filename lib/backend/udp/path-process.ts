@@ -18,6 +18,7 @@ import { BackendError } from '../errors.js'
 import type { UdpContext } from '../udp.js'
 import * as libc from '../../linux/libc.js'
 import { BUILD } from './build.js'
+import { listenerPid } from '../../linux/unix-socket.js'
 import { endPath } from './end-path.js'
 import { PathClient } from './path-client.js'
 import {
@@ -84,19 +85,19 @@ function purposeOf(context: UdpContext, device: string): Purpose {
 
 /** Ends the path that an earlier daemon left running, if there is one. */
 export async function endLeftPath(context: BackendContext): Promise<void> {
+  const pid = listenerPid(socketPath(context))
   const client = await PathClient.connect(socketPath(context))
   if (client === undefined) return
   try {
-    const { pid } = await client.hello()
     context.log.info({ pid }, 'ending the packet path of an earlier run')
     await client.stop()
-    await endPath(pid, context.clock)
   } catch (error) {
     if (!(error instanceof BackendError)) throw error
     context.log.warn({ reason: error.message }, 'a packet path does not answer')
   } finally {
     client.close()
   }
+  if (pid !== undefined) await endPath(pid, context.clock)
 }
 
 /**
@@ -104,6 +105,7 @@ export async function endLeftPath(context: BackendContext): Promise<void> {
  * started on its descriptors; one of another purpose is ended.
  */
 async function findRunning(context: UdpContext): Promise<PathProcess | undefined> {
+  const listener = listenerPid(socketPath(context))
   const client = await PathClient.connect(socketPath(context))
   if (client === undefined) return undefined
   const { log } = context
@@ -130,6 +132,8 @@ async function findRunning(context: UdpContext): Promise<PathProcess | undefined
       { reason: error.message },
       'the running packet path does not answer; starting another',
     )
+    // It holds the device and the port.
+    if (listener !== undefined) await endPath(listener, context.clock)
   }
   return undefined
 }
