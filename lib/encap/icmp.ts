@@ -23,15 +23,16 @@ import {
 } from './ip.js'
 
 /** What a sender is told. */
-export const IcmpError = { netUnreachable: 0, tooBig: 1 } as const
+export const IcmpError = { netUnreachable: 0, tooBig: 1, hostUnreachable: 2 } as const
 export type IcmpErrorKind = (typeof IcmpError)[keyof typeof IcmpError]
 
 /**
  * Type and code by kind: RFC 792 and RFC 1191 (destination unreachable: net,
- * fragmentation needed), RFC 4443 (no route to destination, packet too big).
+ * fragmentation needed, host), RFC 4443 (no route to destination, packet too big,
+ * address unreachable).
  */
-const MEANING4 = [0x0300, 0x0304] as const
-const MEANING6 = [0x0100, 0x0200] as const
+const MEANING4 = [0x0300, 0x0304, 0x0301] as const
+const MEANING6 = [0x0100, 0x0200, 0x0103] as const
 
 /** Bytes of an ICMP error before the packet that it quotes. */
 const ICMP_HEADER = 8

@@ -83,11 +83,13 @@ class Words {
 export class SliceVector {
   readonly #iovecs: Words
   readonly #base: number
+  readonly #calls: libc.PacketCalls
   readonly capacity: number
   count = 0
 
   /** @param memory that every slice lies in; the caller keeps it. */
-  constructor(memory: Uint8Array, capacity: number) {
+  constructor(memory: Uint8Array, capacity: number, calls: libc.PacketCalls = libc) {
+    this.#calls = calls
     this.#iovecs = new Words(capacity * IOVEC)
     this.#base = libc.addressOf(memory)
     this.capacity = capacity
@@ -111,7 +113,7 @@ export class SliceVector {
 
   /** Writes all slices with one call. Returns the bytes written, or -1. */
   write(fd: number): number {
-    return libc.writev(fd, this.#iovecs.address, this.count)
+    return this.#calls.writev(fd, this.#iovecs.address, this.count)
   }
 }
 
@@ -132,9 +134,15 @@ export class SendQueue {
   readonly #capacity: number
   readonly #headers: Words
   readonly #controls: Words
+  readonly #calls: libc.PacketCalls
 
-  constructor(memory: Uint8Array, { messages, slices }: SendOptions) {
+  constructor(
+    memory: Uint8Array,
+    { messages, slices }: SendOptions,
+    calls: libc.PacketCalls = libc,
+  ) {
     this.slices = new SliceVector(memory, slices)
+    this.#calls = calls
     this.#capacity = messages
     // One more for a message that is sent alone.
     this.#headers = new Words((messages + 1) * MMSGHDR)
@@ -200,7 +208,7 @@ export class SendQueue {
    */
   send(fd: number, first: number): number {
     const at = this.#headers.address + first * MMSGHDR
-    return Math.max(0, libc.sendmmsg(fd, at, this.count - first, 0))
+    return Math.max(0, this.#calls.sendmmsg(fd, at, this.count - first, 0))
   }
 
   /**
@@ -219,7 +227,8 @@ export class SendQueue {
     headers.setAddress(to + CONTROL, this.#controls.address + tos)
     const hasTos = this.#controls.get(tos + CMSGHDR) > 0
     headers.set(to + CONTROL_LENGTH, hasTos ? CMSG_SPACE : 0)
-    return libc.sendmmsg(fd, headers.address + to, 1, 0) < 1 ? libc.errno() : 0
+    const sent = this.#calls.sendmmsg(fd, headers.address + to, 1, 0)
+    return sent < 1 ? this.#calls.errno() : 0
   }
 }
 
@@ -239,9 +248,17 @@ export class ReceiveQueue {
   readonly #controls: Words
   readonly #segmentSizes: Int32Array
   readonly #trafficClasses: Int32Array
+  readonly #calls: libc.PacketCalls
 
   /** @param start of the first buffer of `size` bytes in the memory, which the caller keeps. */
-  constructor(memory: Uint8Array, capacity: number, start: number, size: number) {
+  constructor(
+    memory: Uint8Array,
+    capacity: number,
+    start: number,
+    size: number,
+    calls: libc.PacketCalls = libc,
+  ) {
+    this.#calls = calls
     this.capacity = capacity
     this.#start = start
     this.#size = size
@@ -276,7 +293,7 @@ export class ReceiveQueue {
       headers.set(index * MMSGHDR + NAME_LENGTH, SOCKADDR_SIZE)
       headers.set(index * MMSGHDR + CONTROL_LENGTH, RECEIVE_CONTROL)
     }
-    const received = libc.recvmmsg(fd, headers.address, count, MSG_DONTWAIT, null)
+    const received = this.#calls.recvmmsg(fd, headers.address, count, MSG_DONTWAIT, null)
     for (let index = 0; index < received; index++) this.#readControl(index)
     return Math.max(0, received)
   }

@@ -100,11 +100,22 @@ export function errno(): number {
   return koffi.errno()
 }
 
+/** The calls that move packets, which may be another kernel's than this machine's. */
+export interface PacketCalls {
+  read: typeof read
+  writev: typeof writev
+  sendmmsg: typeof sendmmsg
+  recvmmsg: typeof recvmmsg
+  errno: typeof errno
+}
+
 export const EINTR = 4
 export const EIO = 5
 export const EAGAIN = 11
 export const EINVAL = 22
 export const EMSGSIZE = 90
+export const ENETUNREACH = 101
+export const EHOSTUNREACH = 113
 
 /** A failed system call, in the shape of Node's own errors. */
 export class SystemError extends Error {

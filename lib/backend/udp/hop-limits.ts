@@ -2,7 +2,6 @@ import { type ForwardingTable, SOCKADDR } from '../../encap/forwarding-table.js'
 import { equalBytes } from '../../encap/bytes.js'
 import { IPV4_HEADER, IPV6_HEADER } from '../../encap/ip.js'
 import { UDP_HEADER } from '../../encap/transport.js'
-import { routeMtu } from '../../linux/udp-socket.js'
 
 /** After so long it is tried again whether a way still has its limits. */
 const RETRY_MS = 60_000
@@ -23,12 +22,18 @@ const AF_INET = 2
  * are longer than its MTU.
  */
 export class HopLimits {
+  readonly #routeMtu: (name: Uint8Array) => number
   #table: ForwardingTable | undefined
   /** Clock time until which a hop is limited; 0 for one that is not. */
   #until = new Float64Array(0)
   /** The longest inner packet that need not be cut on the way; 0 when unknown. */
   #mtu = new Uint16Array(0)
   #limited = 0
+
+  /** @param routeMtu the longest packet to a struct sockaddr_in or sockaddr_in6. */
+  constructor(routeMtu: (name: Uint8Array) => number) {
+    this.#routeMtu = routeMtu
+  }
 
   /** A new table: hops that stay keep their limits. */
   useTable(table: ForwardingTable): void {
@@ -76,7 +81,7 @@ export class HopLimits {
     if (!isTooLong) return
     const name = table.sockaddrs.subarray(hop * SOCKADDR, (hop + 1) * SOCKADDR)
     const overhead = (name[0] === AF_INET ? IPV4_HEADER : IPV6_HEADER) + UDP_HEADER
-    this.#mtu[hop] = Math.max(0, Math.min(0xffff, routeMtu(name) - overhead))
+    this.#mtu[hop] = Math.max(0, Math.min(0xffff, this.#routeMtu(name) - overhead))
   }
 }
 

@@ -9,6 +9,7 @@ import type { Traffic } from '../../encap/path-control.js'
 import { MAX_HEADERS } from '../../encap/transport.js'
 import { VIRTIO_HEADER, writePlainVirtio } from '../../encap/virtio.js'
 import { ReceiveQueue, SliceVector } from '../../linux/datagrams.js'
+import type { PacketCalls } from '../../linux/libc.js'
 import type { TunOffloads } from '../../linux/tun.js'
 
 /** Messages taken with one call while they are short; long ones fill the cache. */
@@ -34,6 +35,7 @@ export interface InboundOptions {
   readonly tun: number
   readonly socket: number
   readonly offloads: TunOffloads
+  readonly calls: PacketCalls
   readonly traffic: Traffic
   readonly drops: DropLedger
 }
@@ -57,15 +59,15 @@ export class Inbound {
   #count = MESSAGES
 
   constructor(options: InboundOptions) {
-    const { memory, start } = options
+    const { memory, start, calls } = options
     this.#bytes = memory.bytes
     this.#tun = options.tun
     this.#socket = options.socket
     this.#traffic = options.traffic
     this.#drops = options.drops
-    this.#receive = new ReceiveQueue(memory.bytes, MESSAGES, start, MESSAGE)
+    this.#receive = new ReceiveQueue(memory.bytes, MESSAGES, start, MESSAGE, calls)
     this.#coalescer = new Coalescer(memory, PACKETS, options.offloads)
-    this.#slices = new SliceVector(memory.bytes, PACKETS + 1)
+    this.#slices = new SliceVector(memory.bytes, PACKETS + 1, calls)
     this.#header = start + MESSAGES * MESSAGE
   }
 

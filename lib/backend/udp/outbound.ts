@@ -25,7 +25,7 @@ import {
   needsChecksum,
   writePlainVirtio,
 } from '../../encap/virtio.js'
-import { SendQueue } from '../../linux/datagrams.js'
+import { SendQueue, SliceVector } from '../../linux/datagrams.js'
 import * as libc from '../../linux/libc.js'
 import { HopLimits } from './hop-limits.js'
 
@@ -65,6 +65,8 @@ export interface OutboundOptions {
   readonly tun: number
   readonly socket: number
   readonly hasSegments: boolean
+  readonly calls: libc.PacketCalls
+  readonly routeMtu: (name: Uint8Array) => number
   readonly traffic: Traffic
   readonly drops: DropLedger
 }
@@ -87,10 +89,12 @@ export class Outbound {
   readonly #hasSegments: boolean
   readonly #traffic: Traffic
   readonly #drops: DropLedger
-  readonly #limits = new HopLimits()
+  readonly #calls: libc.PacketCalls
+  readonly #limits: HopLimits
   readonly #icmpBucket = new TokenBucket(ICMP_RATE, ICMP_BURST)
   readonly #super: SuperPacket
   readonly #queue: SendQueue
+  readonly #answerSlice: SliceVector
 
   // Where things lie in the memory.
   readonly #packets: number
@@ -108,13 +112,18 @@ export class Outbound {
   readonly #hopOf = new Int32Array(BATCH)
   readonly #packetsOf = new Int32Array(BATCH)
   readonly #bytesOf = new Int32Array(BATCH)
+  /** The first packet of each, or its headers alone. */
+  readonly #startOf = new Int32Array(BATCH)
+  readonly #lengthOf = new Int32Array(BATCH)
 
   #table: ForwardingTable | undefined
   #sockaddrs = 0
   #isIpv4 = true
 
   constructor(options: OutboundOptions) {
-    const { memory, start } = options
+    const { memory, start, calls } = options
+    this.#calls = calls
+    this.#limits = new HopLimits(options.routeMtu)
     this.#memory = memory
     this.#bytes = memory.bytes
     this.#base = libc.addressOf(memory.bytes)
@@ -124,7 +133,12 @@ export class Outbound {
     this.#traffic = options.traffic
     this.#drops = options.drops
     this.#super = new SuperPacket(memory)
-    this.#queue = new SendQueue(memory.bytes, { messages: BATCH, slices: 2 * HEADERS })
+    this.#queue = new SendQueue(
+      memory.bytes,
+      { messages: BATCH, slices: 2 * HEADERS },
+      calls,
+    )
+    this.#answerSlice = new SliceVector(memory.bytes, 1, calls)
     this.#packets = start
     this.#headers = start + 2 * LONGEST
     this.#icmp = this.#headers + HEADERS * HEADER_ROOM
@@ -143,7 +157,7 @@ export class Outbound {
     let at = this.#packets
     let supers = 0
     for (let reads = 0; reads < BATCH && supers < SUPER_BATCH; reads++) {
-      const size = libc.read(this.#tun, this.#base + at, LONGEST)
+      const size = this.#calls.read(this.#tun, this.#base + at, LONGEST)
       if (size < VIRTIO_HEADER) break
       this.#traffic.tunReads += 1
       if (table === undefined) {
@@ -253,6 +267,7 @@ export class Outbound {
         header = this.#headers
       }
       this.#begin(hop, end - first, end - first > 1 ? segment : 0, outerClass)
+      this.#note(header, headerLength)
       let bytes = 0
       for (let index = first; index < end; index++) {
         const payload = packet.payloadLength(index)
@@ -281,12 +296,19 @@ export class Outbound {
     this.#packetsOf[index] = packets
   }
 
+  /** Where the first packet of the message begun last lies. */
+  #note(start: number, length: number): void {
+    this.#startOf[this.#queue.count - 1] = start
+    this.#lengthOf[this.#queue.count - 1] = length
+  }
+
   /** Sends what waits: a run of equal length to one hop is one message. */
   #flush(nowMs: number): void {
     for (let first = 0; first < this.#waiting;) {
       const end = this.#endOfRun(first, nowMs)
       const segment = end - first > 1 ? (this.#length[first] ?? 0) : 0
       this.#begin(this.#hop[first] ?? 0, end - first, segment, this.#class[first] ?? 0)
+      this.#note(this.#start[first] ?? 0, this.#length[first] ?? 0)
       let bytes = 0
       for (; first < end; first++) {
         const length = this.#length[first] ?? 0
@@ -330,7 +352,7 @@ export class Outbound {
       }
       first += sent
       if (sent === 0) {
-        this.#sendSingly(first, slices, libc.errno(), nowMs)
+        this.#sendSingly(first, slices, this.#calls.errno(), nowMs)
         first += 1
       }
     }
@@ -343,6 +365,8 @@ export class Outbound {
     const isTooLong = errno === libc.EMSGSIZE
     if (packets === 1 || !(isTooLong || errno === libc.EIO || errno === libc.EINVAL)) {
       this.#drops.count(Drop.sendFailed, packets)
+      if (errno === libc.EHOSTUNREACH || errno === libc.ENETUNREACH)
+        this.#answerUnreachable(message, nowMs)
       return
     }
     this.#traffic.gsoFallbacks += 1
@@ -355,6 +379,15 @@ export class Outbound {
         this.#traffic.sentBytes += average
       } else this.#drops.count(Drop.sendFailed)
     }
+  }
+
+  /** The host that leases the subnet cannot be reached: the sender of the message's first packet is told. */
+  #answerUnreachable(message: number, nowMs: number): void {
+    const table = this.#table
+    if (table === undefined) return
+    const start = this.#startOf[message] ?? 0
+    const length = this.#lengthOf[message] ?? 0
+    this.#answer(IcmpError.hostUnreachable, 0, start, length, table, nowMs)
   }
 
   /** Tells the sender why its packet goes nowhere; a container sees it as from this host. */
@@ -374,7 +407,8 @@ export class Outbound {
     writePlainVirtio(bytes, this.#icmp)
     const size =
       VIRTIO_HEADER + writeIcmpError(bytes, at, family.address, kind, mtu, start, length)
-    if (libc.write(this.#tun, this.#base + this.#icmp, size) === size)
-      this.#traffic.icmpErrors += 1
+    this.#answerSlice.count = 0
+    this.#answerSlice.add(this.#icmp, size)
+    if (this.#answerSlice.write(this.#tun) === size) this.#traffic.icmpErrors += 1
   }
 }

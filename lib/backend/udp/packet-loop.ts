@@ -1,11 +1,29 @@
 import { DropLedger } from '../../encap/drops.js'
 import type { ForwardingTable } from '../../encap/forwarding-table.js'
-import { allocatePackets } from '../../encap/packet-memory.js'
+import type { PacketMemory } from '../../encap/packet-memory.js'
 import { zeroTraffic } from '../../encap/path-control.js'
-import { enableOffloads } from '../../linux/tun.js'
-import { enableUdpGro, hasUdpSegment } from '../../linux/udp-socket.js'
+import type { PacketCalls } from '../../linux/libc.js'
+import type { TunOffloads } from '../../linux/tun.js'
 import { INBOUND_MEMORY, Inbound } from './inbound.js'
 import { OUTBOUND_MEMORY, Outbound } from './outbound.js'
+
+/** Bytes of packet memory that a loop needs. */
+export const LOOP_MEMORY = OUTBOUND_MEMORY + INBOUND_MEMORY
+
+export interface PacketLoopOptions {
+  /** Of LOOP_MEMORY bytes, and the loop's own. */
+  readonly memory: PacketMemory
+  /** Descriptors. */
+  readonly tun: number
+  readonly socket: number
+  /** What the device hands over and takes. */
+  readonly offloads: TunOffloads
+  /** Whether one message can be sent as many datagrams. */
+  readonly hasSegments: boolean
+  readonly calls: PacketCalls
+  /** The longest packet to a struct sockaddr_in or sockaddr_in6, outer header included; 0 without a route. */
+  readonly routeMtu: (name: Uint8Array) => number
+}
 
 /** Moves packets between a TUN device and a UDP socket, a batch at a time, while it is permitted. */
 export class PacketLoop {
@@ -16,15 +34,11 @@ export class PacketLoop {
   #table: ForwardingTable | undefined
   #permitUntil = 0
 
-  constructor(tun: number, socket: number) {
-    const memory = allocatePackets(OUTBOUND_MEMORY + INBOUND_MEMORY)
+  constructor(options: PacketLoopOptions) {
     const { traffic, drops } = this
-    const parts = { memory, tun, socket, traffic, drops }
-    const offloads = enableOffloads(tun)
-    enableUdpGro(socket)
-    const hasSegments = hasUdpSegment(socket)
-    this.#outbound = new Outbound({ ...parts, start: 0, hasSegments })
-    this.#inbound = new Inbound({ ...parts, start: OUTBOUND_MEMORY, offloads })
+    const parts = { ...options, traffic, drops }
+    this.#outbound = new Outbound({ ...parts, start: 0 })
+    this.#inbound = new Inbound({ ...parts, start: OUTBOUND_MEMORY })
   }
 
   /** Puts a new table in force between two batches. */

@@ -10,11 +10,14 @@
  *
  * Its argument is the label by which a daemon recognises it.
  */
+import { allocatePackets } from '../../encap/packet-memory.js'
 import * as libc from '../../linux/libc.js'
 import { dropPrivileges } from '../../linux/privileges.js'
+import { enableOffloads } from '../../linux/tun.js'
+import { enableUdpGro, hasUdpSegment, routeMtu } from '../../linux/udp-socket.js'
 import { claimListener } from '../../linux/unix-socket.js'
 import { ControlServer } from './control-server.js'
-import { PacketLoop } from './packet-loop.js'
+import { LOOP_MEMORY, PacketLoop } from './packet-loop.js'
 import { PATH_TITLE } from './path-title.js'
 
 const TUN = 3
@@ -34,7 +37,16 @@ const IDLE_MS = 1000
 
 function main(label: string): void {
   process.title = PATH_TITLE
-  const loop = new PacketLoop(TUN, SOCKET)
+  enableUdpGro(SOCKET)
+  const loop = new PacketLoop({
+    memory: allocatePackets(LOOP_MEMORY),
+    tun: TUN,
+    socket: SOCKET,
+    offloads: enableOffloads(TUN),
+    hasSegments: hasUdpSegment(SOCKET),
+    calls: libc,
+    routeMtu,
+  })
   const control = new ControlServer({
     listener: LISTENER,
     loop,

@@ -264,6 +264,12 @@ t.test('a checksum that the kernel left to us is completed', async t => {
   writeSuperVirtio(memory.bytes, 64 - VIRTIO_HEADER, 0, 0, 0, 20, 16)
   const before = at(0, 200)
   t.notOk(completeChecksum(memory, 64, 37), 'a field outside the packet')
+  place(tcpPacket({ ...ENDS[0], data: bytes(40) }), 64)
+  const whole = at(0, 200)
+  writeSuperVirtio(memory.bytes, 64 - VIRTIO_HEADER, 0, 0, 0, 10, 0)
+  t.notOk(completeChecksum(memory, 64, 80), 'a field in the IP header')
+  t.strictSame(at(64, 80), whole.subarray(64, 144))
+  place(before, 0)
   t.strictSame(at(0, 200), before)
 })
 
