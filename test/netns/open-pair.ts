@@ -1,0 +1,204 @@
+/**
+ * Two hosts with a daemon each, IPv4 and IPv6 inside and outside:
+ *
+ *   h1 eth0 ───────── eth0 h2
+ *
+ * Each host has an overlay address of its own on lo, as a container would.
+ */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdir, readFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { Test } from 'tap'
+import { askDaemon } from '../../cmd/flannelctl/daemon-status.js'
+import {
+  ipInside,
+  makeNamespaces,
+  removeNamespaces,
+  runInside,
+} from '../../cmd/flannelctl/lab/namespaces.js'
+import { LabProcess } from '../../cmd/flannelctl/lab/process.js'
+import { parseVariables } from '../../lib/subnet/subnet-env.js'
+import { DEADLINE_MS, happens } from './open-test-lab.js'
+import type { PathStatus } from './open-test-lab.js'
+import { waitFor } from '../helpers/wait-for.js'
+
+const PROGRAM = new URL('../../cmd/flanneld.js', import.meta.url).pathname
+const ETCD = 'http://192.0.2.1:2379'
+export const SIDES = [1, 2] as const
+export type Side = (typeof SIDES)[number]
+
+export interface Pair {
+  namespaceOf(side: Side): string
+  readonly variables: readonly ReadonlyMap<string, string>[]
+  inside(side: Side, ...command: readonly string[]): Promise<string>
+  /** This host's own overlay address of a family. */
+  addressOf(side: Side, family: 4 | 6): string
+  path(side: Side): Promise<PathStatus>
+  /** TCP from host 1 to host 2. Returns Mbit/s. */
+  transfer(family: 4 | 6, ...flags: readonly string[]): Promise<number>
+}
+
+export interface PairOptions {
+  readonly underlayMtu?: number
+}
+
+export async function openPair(
+  t: Test,
+  name: string,
+  config: object,
+  { underlayMtu = 1500 }: PairOptions = {},
+): Promise<Pair> {
+  const namespaces = SIDES.map(side => `t-path-${name}-h${side}`)
+  const namespaceOf = (side: Side): string => namespaces[side - 1] ?? ''
+  const directory = t.testdir()
+  const runs = mkdtempSync(join(tmpdir(), 'path-'))
+  const processes: LabProcess[] = []
+  await removeNamespaces(namespaces)
+  await makeNamespaces(namespaces)
+  t.teardown(async () => {
+    for (const each of processes.reverse()) await each.end('SIGINT')
+    await removeNamespaces(namespaces)
+    rmSync(runs, { recursive: true })
+  })
+  const [first = '', second = ''] = namespaces
+  await ipInside(first, [
+    `link add eth0 mtu ${underlayMtu} type veth peer name eth0 mtu ${underlayMtu} netns ${second}`,
+  ])
+  for (const side of SIDES)
+    await ipInside(namespaceOf(side), [
+      'link set lo up',
+      `address add 192.0.2.${side}/24 dev eth0`,
+      `address add 2001:db8::${side}/64 dev eth0 nodad`,
+      'link set eth0 up',
+    ])
+  const inside = async (side: Side, ...command: readonly string[]): Promise<string> =>
+    await runInside(namespaceOf(side), command, {
+      timeoutMs: 30_000,
+      environment: { ETCDCTL_API: '3' },
+    })
+  const start = (side: Side, program: string, command: readonly string[]): void => {
+    const log = join(directory, `${program}-${side}.log`)
+    const options = { namespace: namespaceOf(side), command, log, outlive: false }
+    processes.push(new LabProcess(options))
+  }
+  start(1, 'etcd', [
+    'etcd',
+    `--data-dir=${directory}/etcd`,
+    `--listen-client-urls=${ETCD}`,
+    `--advertise-client-urls=${ETCD}`,
+    '--listen-peer-urls=http://127.0.0.1:2380',
+  ])
+  const put = ['put', '/coreos.com/network/config', JSON.stringify(config)]
+  await happens('etcd answers', async () => {
+    const done = inside(1, 'etcdctl', `--endpoints=${ETCD}`, ...put)
+    return await done.then(
+      () => true,
+      () => false,
+    )
+  })
+  const flagsOf = (side: Side) => ({
+    'etcd-prefix': '/coreos.com/network',
+    'subnet-file': `${directory}/${side}/subnet.env`,
+    'state-dir': `${directory}/${side}/state`,
+    // Names of sockets are short.
+    'run-dir': join(runs, String(side)),
+  })
+  for (const side of SIDES) {
+    await mkdir(`${directory}/${side}`)
+    const places = Object.entries(flagsOf(side)).map(
+      ([flag, value]) => `--${flag}=${value}`,
+    )
+    const etcd = `--etcd-endpoints=${ETCD}`
+    start(side, 'flanneld', [process.execPath, PROGRAM, '--iface=eth0', etcd, ...places])
+  }
+  const variables = await Promise.all(
+    SIDES.map(async side =>
+      waitFor(
+        'the subnet file',
+        async () =>
+          await readFile(flagsOf(side)['subnet-file'], 'utf8').then(
+            text => parseVariables(text),
+            () => undefined,
+          ),
+        2 * DEADLINE_MS,
+      ),
+    ),
+  )
+  const addressOf = (side: Side, family: 4 | 6): string => {
+    const variable = family === 4 ? 'FLANNEL_SUBNET' : 'FLANNEL_IPV6_SUBNET'
+    return (variables[side - 1]?.get(variable) ?? '').replace(/\/\d+$/, '')
+  }
+  for (const side of SIDES)
+    for (const family of [4, 6] as const) {
+      const address = addressOf(side, family)
+      const length = family === 4 ? 32 : 128
+      if (address === '') continue
+      await ipInside(namespaceOf(side), [
+        `address add ${address}/${length} dev lo ${family === 6 ? 'nodad' : ''}`,
+      ])
+    }
+  const path = async (side: Side): Promise<PathStatus> => {
+    const status = await askDaemon(flagsOf(side))
+    return (status?.backend as unknown as { path: PathStatus }).path
+  }
+  const transfer = async (
+    family: 4 | 6,
+    ...flags: readonly string[]
+  ): Promise<number> => {
+    start(2, 'iperf3', [
+      'iperf3',
+      '--server',
+      '--one-off',
+      `--bind=${addressOf(2, family)}`,
+    ])
+    const client = ['iperf3', '--json', '--time=1', `--bind=${addressOf(1, family)}`]
+    const to = `--client=${addressOf(2, family)}`
+    // A client that is faster than the server says so in a result without figures.
+    return await waitFor('a transfer', async () => {
+      const text = await inside(1, ...client, to, ...flags).catch(() => '{}')
+      const { end } = JSON.parse(text) as {
+        end?: {
+          sum_received?: { bits_per_second: number }
+          sum?: { bits_per_second: number }
+        }
+      }
+      const bits = (end?.sum_received ?? end?.sum)?.bits_per_second ?? 0
+      return bits > 0 ? bits / 1e6 : undefined
+    })
+  }
+  return { namespaceOf, variables, inside, addressOf, path, transfer }
+}
+
+export async function reaches(
+  pair: Pair,
+  family: 4 | 6,
+  size: number,
+  more: string[] = [],
+): Promise<boolean> {
+  const [from, to] = [pair.addressOf(1, family), pair.addressOf(2, family)]
+  const payload = size - (family === 4 ? 28 : 48)
+  const command = [
+    'ping',
+    '-c',
+    '1',
+    '-W',
+    '2',
+    '-s',
+    String(payload),
+    ...more,
+    '-I',
+    from,
+    to,
+  ]
+  return await pair.inside(1, ...command).then(
+    () => true,
+    () => false,
+  )
+}
+
+export const DUAL = {
+  Network: '10.5.0.0/16',
+  EnableIPv6: true,
+  IPv6Network: 'fd00:5::/48',
+}
