@@ -30,7 +30,11 @@ export async function happens(
 }
 
 /** Steady traffic from one host's container to another's, flowing when this resolves. */
-export async function startTraffic(from: LabHost, to: LabHost): Promise<RunningPing> {
+export async function startTraffic(
+  from: LabHost,
+  to: LabHost,
+  intervalMs = 5,
+): Promise<RunningPing> {
   const [first] = await from.container.ping([to.container.address])
   if (first?.received !== 1)
     throw new Error(`${from.name} does not reach ${to.name}: ${JSON.stringify(first)}`)
@@ -39,7 +43,7 @@ export async function startTraffic(from: LabHost, to: LabHost): Promise<RunningP
   const before = await received()
   const traffic = startPing(from.container.namespace, [to.container.address], {
     count: 1_000_000,
-    intervalMs: 5,
+    intervalMs,
   })
   await happens('packets flow', async () => (await received()) > before + 10)
   return traffic
