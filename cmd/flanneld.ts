@@ -16,6 +16,9 @@ import { readPublicIps } from './flanneld/this-host.js'
 import { VERSION } from './flanneld/version.js'
 
 const EXIT_FAILURE = 1
+/** More would wait for each other. */
+const MAX_QUEUES = 16
+
 const EXIT_USAGE = 2
 
 const USAGE =
@@ -57,6 +60,11 @@ function readFlags(args: readonly string[]): DaemonFlags {
   const port = flags['healthz-port']
   if (port < 0 || port > 65_535)
     throw new UsageError(`--healthz-port is ${port}; it takes a port from 0 to 65535`)
+  const queues = flags['udp-queues']
+  if (queues < 1 || queues > MAX_QUEUES)
+    throw new UsageError(
+      `--udp-queues is ${queues}; it takes a number from 1 to ${MAX_QUEUES}`,
+    )
   if (isIP(flags['healthz-ip']) === 0)
     throw new UsageError(
       `--healthz-ip is ${JSON.stringify(flags['healthz-ip'])}; it takes an IP address`,

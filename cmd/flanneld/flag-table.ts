@@ -198,6 +198,11 @@ export const FLANNELD_FLAGS = {
     choices: ['strict', 'inner', 'off'],
     describe: 'which sources of a packet are checked: outer and inner, inner alone, none',
   },
+  'udp-queues': {
+    type: 'integer',
+    default: '1',
+    describe: 'processes that carry the packets of the udp backend, 1 to 16',
+  },
   'embedded-etcd': {
     type: 'boolean',
     default: 'false',

@@ -84,6 +84,7 @@ export async function prepareNetwork(
     // A path of another Network of ours is found there too, and ended.
     runDir: places.runDir,
     verify: flags.verify,
+    udpQueues: flags['udp-queues'],
     clock,
     log,
   })

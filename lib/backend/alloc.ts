@@ -1,11 +1,11 @@
 import type { Backend, BackendContext, BackendPlan } from './backend.js'
 import { OVERHEAD } from './mtu.js'
-import { endLeftPath } from './udp/path-process.js'
+import { endLeftPaths } from './udp/packet-path.js'
 
 /** Takes a lease and writes the environment file; how packets travel is somebody else's matter. */
 export function planAlloc(context: BackendContext): BackendPlan {
   const { underlay } = context
-  const endLeft = (): Promise<void> => endLeftPath(context)
+  const endLeft = (): Promise<void> => endLeftPaths(context)
   return {
     leaseType: '',
     overlayMtu: underlay.mtu - OVERHEAD.alloc(),

@@ -26,6 +26,8 @@ export interface BackendContext {
   /** Where sockets are; exists, of this etcd prefix alone. */
   readonly runDir: string
   readonly verify: 'strict' | 'inner' | 'off'
+  /** Processes that carry packets, where we carry them. */
+  readonly udpQueues: number
   readonly clock: Clock
   readonly log: Logger
 }

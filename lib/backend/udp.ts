@@ -26,7 +26,7 @@ import type {
 import { BackendError } from './errors.js'
 import { OVERHEAD } from './mtu.js'
 import { ROUTE_PROTOCOL } from './route-protocol.js'
-import { type PathProcess, endLeftPath, openPathProcess } from './udp/path-process.js'
+import { PacketPath, endLeftPaths } from './udp/packet-path.js'
 
 /** flannel's port when the configuration names none. */
 const DEFAULT_PORT = 8285
@@ -75,9 +75,16 @@ export function planUdp(context: BackendContext): BackendPlan {
   return {
     leaseType: '',
     overlayMtu,
-    endLeft: () => endLeftPath(context),
+    endLeft: () => endLeftPaths(context),
     start: async subnet =>
-      await UdpBackend.start({ ...context, ...options, address, overlayMtu, subnet }),
+      await UdpBackend.start({
+        ...context,
+        ...options,
+        address,
+        overlayMtu,
+        subnet,
+        queues: context.udpQueues,
+      }),
   }
 }
 
@@ -103,23 +110,25 @@ export interface UdpContext extends BackendContext, UdpOptions {
   /** The underlay address that datagrams are sent from and come to. */
   readonly address: Address
   readonly overlayMtu: number
+  /** Of the device, each with a process and sockets of its own. */
+  readonly queues: number
   /** Of this host. */
   readonly subnet: Subnet
 }
 
 class UdpBackend implements Backend {
   readonly #context: UdpContext
-  readonly #path: PathProcess
+  readonly #path: PacketPath
   /** One or none for each remote, made once: there may be ten thousand. */
   readonly #hops = new WeakMap<Remote, readonly NextHop[]>()
 
-  private constructor(context: UdpContext, path: PathProcess) {
+  private constructor(context: UdpContext, path: PacketPath) {
     this.#context = context
     this.#path = path
   }
 
   static async start(context: UdpContext): Promise<Backend> {
-    const path = await openPathProcess(context)
+    const path = await PacketPath.open(context)
     const backend = new UdpBackend(context, path)
     try {
       await backend.#configureDevice()

@@ -15,7 +15,7 @@ import type { Range } from './subnet-index.js'
  * `hello` and `stop` keep their meaning for ever, so that a daemon of any
  * version can find out what runs and end it.
  */
-export const PATH_PROTOCOL = 2
+export const PATH_PROTOCOL = 3
 
 export const PathMessage = {
   hello: 1, // request: empty; reply: protocol (u16), pid (u32), label
@@ -23,7 +23,7 @@ export const PathMessage = {
   forwarding: 3, // request: the whole ForwardingState; reply: empty once it is in force
   permit: 4, // request: deadline in ms of CLOCK_BOOTTIME (f64); reply: empty
   statistics: 5, // reply: PathStatistics
-  handover: 6, // reply: empty, with descriptors beside it (SCM_RIGHTS): TUN, socket, and a file of PathKnowledge
+  handover: 6, // reply: empty, with descriptors beside it (SCM_RIGHTS): TUN, socket, sending socket, and a file of PathKnowledge
 } as const
 
 export type PathMessageType = (typeof PathMessage)[keyof typeof PathMessage]

@@ -5,6 +5,7 @@ const TUNSETIFF = 0x400454ca
 const TUNSETOFFLOAD = 0x400454d0
 const TUNSETVNETHDRSZ = 0x400454d8
 const IFF_TUN = 0x0001
+const IFF_MULTI_QUEUE = 0x0100
 const IFF_NO_PI = 0x1000
 const IFF_VNET_HDR = 0x4000
 const IFF_TUN_EXCL = 0x8000
@@ -34,17 +35,24 @@ export interface Tun {
   readonly name: string
 }
 
+export interface TunOptions {
+  /** More queues than one; a device that was made without them never has them. */
+  readonly hasQueues?: boolean
+  /** Another queue of a device of ours that exists. */
+  readonly isFurther?: boolean
+}
+
 /**
  * Creates a TUN device that carries IP packets behind a struct virtio_net_hdr,
- * and returns its only open descriptor: non-blocking, closed on exec. The device
- * lives as long as a descriptor is open. A device that exists already is never
- * attached to.
+ * and returns the descriptor of its first queue: non-blocking, closed on exec.
+ * The device lives as long as a descriptor is open. A device that exists already
+ * is only attached to for a further queue.
  *
  * @param name a name, or a pattern with %d for the first free number.
  * @throws SystemError: ENOENT without /dev/net/tun, EPERM without CAP_NET_ADMIN,
  *   EBUSY when the name is taken.
  */
-export function openTun(name: string): Tun {
+export function openTun(name: string, options: TunOptions = {}): Tun {
   if (Buffer.byteLength(name) >= IFNAMSIZ)
     throw new RangeError(`device name ${name} is too long`)
   const fd = libc.open('/dev/net/tun', O_RDWR | O_NONBLOCK | O_CLOEXEC, 0)
@@ -52,7 +60,14 @@ export function openTun(name: string): Tun {
 
   const request = Buffer.alloc(IFREQ)
   request.write(name, 0, 'latin1')
-  request.writeUInt16LE(IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL, IFNAMSIZ)
+  const { hasQueues = false, isFurther = false } = options
+  const flags =
+    IFF_TUN |
+    IFF_NO_PI |
+    IFF_VNET_HDR |
+    (hasQueues ? IFF_MULTI_QUEUE : 0) |
+    (isFurther ? 0 : IFF_TUN_EXCL)
+  request.writeUInt16LE(flags, IFNAMSIZ)
   const size = Buffer.alloc(4)
   size.writeInt32LE(VNET_HEADER)
   if (

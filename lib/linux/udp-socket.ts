@@ -9,7 +9,9 @@ const SOL_SOCKET = 1
 const SO_SNDBUFFORCE = 32
 const SO_RCVBUFFORCE = 33
 const SO_SNDTIMEO = 21
+const SO_REUSEPORT = 15
 const SO_RXQ_OVFL = 40
+const SO_ATTACH_REUSEPORT_CBPF = 51
 const IPPROTO_IP = 0
 const IP_MTU_DISCOVER = 10
 const IP_RECVTOS = 13
@@ -38,18 +40,22 @@ const SEND_TIMEOUT_MS = 100
  * smaller than we were told must not become a black hole.
  *
  * @param name struct sockaddr_in or sockaddr_in6.
+ * @param sharedBy how many sockets of this user are to have the address and port
+ *   together: what one source port of one address sends comes to one of them.
  * @throws SystemError: EADDRINUSE, EADDRNOTAVAIL.
  */
-export function openUdpSocket(name: Uint8Array): number {
+export function openUdpSocket(name: Uint8Array, sharedBy = 1): number {
   const family = familyOf(name)
   const fd = libc.socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0)
   if (fd < 0) throw libc.lastError('open a UDP socket')
   if (family === AF_INET6) setInt(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1)
+  if (sharedBy > 1) setInt(fd, SOL_SOCKET, SO_REUSEPORT, 1)
   if (libc.bind(fd, name, nameLength(family)) < 0) {
     const error = libc.lastError('bind a UDP socket')
     libc.close(fd)
     throw error
   }
+  if (sharedBy > 1) spread(fd, family, sharedBy)
 
   // Best effort: without CAP_NET_ADMIN the buffers stay as the system's limits allow.
   setInt(fd, SOL_SOCKET, SO_RCVBUFFORCE, SOCKET_BUFFER)
@@ -66,6 +72,36 @@ export function openUdpSocket(name: Uint8Array): number {
   timeout.writeUInt32LE(SEND_TIMEOUT_MS * 1000, 8)
   libc.setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, timeout, timeout.length)
   return fd
+}
+
+/**
+ * Has the kernel choose the socket by the source's address and port. Its own hash
+ * would do, but puts consecutive ports, as our senders use, on one socket by chance.
+ */
+function spread(fd: number, family: number, sockets: number): void {
+  // linux/filter.h: loads relative to the network header; linux/bpf_common.h: codes.
+  const [word, half, toX, addX, modulo, accept] = [0x20, 0x28, 0x07, 0x0c, 0x94, 0x16]
+  const network = 2 ** 32 - 0x100000
+  const [address, port] = family === AF_INET ? [12, 20] : [20, 40]
+  const program = [
+    [word, network + address],
+    [toX, 0],
+    [half, network + port],
+    [addX, 0],
+    [modulo, sockets],
+    [accept, 0],
+  ] as const
+  // struct sock_filter: code, two jumps, operand. struct sock_fprog: count, address.
+  const instructions = Buffer.alloc(8 * program.length)
+  for (const [index, [code, operand]] of program.entries()) {
+    instructions.writeUInt16LE(code, index * 8)
+    instructions.writeUInt32LE(operand, index * 8 + 4)
+  }
+  const filter = Buffer.alloc(16)
+  filter.writeUInt16LE(program.length)
+  filter.writeBigUInt64LE(BigInt(libc.addressOf(instructions)), 8)
+  // Without it the kernel's hash chooses.
+  libc.setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, filter, filter.length)
 }
 
 /** Lets the kernel hand over runs of datagrams as one message; false before Linux 5.0. */

@@ -35,19 +35,23 @@ export interface Pair {
   /** This host's own overlay address of a family. */
   addressOf(side: Side, family: 4 | 6): string
   path(side: Side): Promise<PathStatus>
+  /** Ends a daemon and starts it with other flags. Resolves when it is ready. */
+  restart(side: Side, signal: NodeJS.Signals, flags: readonly string[]): Promise<void>
   /** TCP from host 1 to host 2. Returns Mbit/s. */
   transfer(family: 4 | 6, ...flags: readonly string[]): Promise<number>
 }
 
 export interface PairOptions {
   readonly underlayMtu?: number
+  /** Of both daemons. */
+  readonly flags?: readonly string[]
 }
 
 export async function openPair(
   t: Test,
   name: string,
   config: object,
-  { underlayMtu = 1500 }: PairOptions = {},
+  { underlayMtu = 1500, flags = [] }: PairOptions = {},
 ): Promise<Pair> {
   const namespaces = SIDES.map(side => `t-path-${name}-h${side}`)
   const namespaceOf = (side: Side): string => namespaces[side - 1] ?? ''
@@ -77,10 +81,12 @@ export async function openPair(
       timeoutMs: 30_000,
       environment: { ETCDCTL_API: '3' },
     })
-  const start = (side: Side, program: string, command: readonly string[]): void => {
+  const start = (side: Side, program: string, command: readonly string[]): LabProcess => {
     const log = join(directory, `${program}-${side}.log`)
     const options = { namespace: namespaceOf(side), command, log, outlive: false }
-    processes.push(new LabProcess(options))
+    const started = new LabProcess(options)
+    processes.push(started)
+    return started
   }
   start(1, 'etcd', [
     'etcd',
@@ -104,13 +110,18 @@ export async function openPair(
     // Names of sockets are short.
     'run-dir': join(runs, String(side)),
   })
-  for (const side of SIDES) {
-    await mkdir(`${directory}/${side}`)
+  const daemons = new Map<Side, LabProcess>()
+  const startDaemon = (side: Side, more: readonly string[]): void => {
     const places = Object.entries(flagsOf(side)).map(
       ([flag, value]) => `--${flag}=${value}`,
     )
-    const etcd = `--etcd-endpoints=${ETCD}`
-    start(side, 'flanneld', [process.execPath, PROGRAM, '--iface=eth0', etcd, ...places])
+    const common = ['--iface=eth0', `--etcd-endpoints=${ETCD}`, ...places]
+    const command = [process.execPath, PROGRAM, ...common, ...more]
+    daemons.set(side, start(side, 'flanneld', command))
+  }
+  for (const side of SIDES) {
+    await mkdir(`${directory}/${side}`)
+    startDaemon(side, flags)
   }
   const variables = await Promise.all(
     SIDES.map(async side =>
@@ -142,6 +153,18 @@ export async function openPair(
     const status = await askDaemon(flagsOf(side))
     return (status?.backend as unknown as { path: PathStatus }).path
   }
+  const restart = async (
+    side: Side,
+    signal: NodeJS.Signals,
+    more: readonly string[],
+  ): Promise<void> => {
+    await daemons.get(side)?.end(signal)
+    startDaemon(side, more)
+    await happens('the daemon is ready', async () => {
+      const status = await askDaemon(flagsOf(side))
+      return status?.phase === 'ready'
+    })
+  }
   const transfer = async (
     family: 4 | 6,
     ...flags: readonly string[]
@@ -167,7 +190,7 @@ export async function openPair(
       return bits > 0 ? bits / 1e6 : undefined
     })
   }
-  return { namespaceOf, variables, inside, addressOf, path, transfer }
+  return { namespaceOf, variables, inside, addressOf, path, restart, transfer }
 }
 
 export async function reaches(

@@ -61,6 +61,11 @@ export async function stopTraffic(
 /** What a daemon's status says about its packet path. */
 export interface PathStatus {
   readonly pid: number
+  /** Of each queue, if there is more than one. */
+  readonly queues?: readonly {
+    readonly pid: number
+    readonly traffic: Readonly<Record<string, number>>
+  }[]
   readonly traffic: Readonly<Record<string, number>>
   readonly drops: Readonly<Record<string, number>>
   readonly offenders: readonly Readonly<Record<string, unknown>>[]

@@ -16,6 +16,7 @@ export interface PacketLoopOptions {
   /** Descriptors. */
   readonly tun: number
   readonly socket: number
+  readonly sender: number
   /** What the device hands over and takes. */
   readonly offloads: TunOffloads
   /** Whether one message can be sent as many datagrams. */
@@ -37,7 +38,7 @@ export class PacketLoop {
   constructor(options: PacketLoopOptions) {
     const { traffic, drops } = this
     const parts = { ...options, traffic, drops }
-    this.#outbound = new Outbound({ ...parts, start: 0 })
+    this.#outbound = new Outbound({ ...parts, socket: options.sender, start: 0 })
     this.#inbound = new Inbound({ ...parts, start: OUTBOUND_MEMORY })
   }
 

@@ -1,5 +1,5 @@
 import { rmSync } from 'node:fs'
-import { readFile, writeFile } from 'node:fs/promises'
+import { readFile, readdir, writeFile } from 'node:fs/promises'
 import {
   type PathKnowledge,
   PathMessage,
@@ -31,33 +31,82 @@ export const DEVICE_NAME = /^[a-zA-Z0-9._-]{1,15}$/
 /** Descriptors that a path needs and its successor is given. */
 export interface Descriptors {
   readonly tun: Tun
+  /** That datagrams come to. */
   readonly socket: number
+  /** That they are sent from; the same one for the first queue. */
+  readonly sender: number
 }
 
-/** Where a path listens for its daemon. */
-export function socketPath({ runDir }: Pick<BackendContext, 'runDir'>): string {
-  return `${runDir}/path.sock`
+/** Which of the queues of a device a path serves, from 0. */
+export interface QueueOptions {
+  readonly queue: number
+  /** The device of the other queues, if it exists. */
+  readonly device?: string | undefined
 }
 
-/** Opens the device and the socket, or neither. Throws BackendError. */
-export async function openDescriptors(context: UdpContext): Promise<Descriptors> {
+/** Where the path of a queue listens for its daemon. */
+export function socketPath(
+  { runDir }: Pick<BackendContext, 'runDir'>,
+  queue: number,
+): string {
+  return `${runDir}/path${queue === 0 ? '' : `-${queue}`}.sock`
+}
+
+/** Queues that an earlier daemon may have left a path for. */
+export async function queuesLeft({
+  runDir,
+}: Pick<BackendContext, 'runDir'>): Promise<number[]> {
+  const names = await readdir(runDir)
+  return names
+    .map(name => /^path(?:-(\d+))?\.sock$/.exec(name))
+    .filter(match => match !== null)
+    .map(([, queue = '0']) => Number(queue))
+}
+
+/** Opens the device and the sockets, or nothing. Throws BackendError. */
+export async function openDescriptors(
+  context: UdpContext,
+  { queue, device }: QueueOptions,
+): Promise<Descriptors> {
+  const { port, queues } = context
   const opened: number[] = []
   try {
-    const socket = openSocket(context)
+    const socket = openSocket(context, port, queues)
     opened.push(socket)
-    const tun = await openDevice(context)
-    return { tun, socket }
+    const sender = queue === 0 ? socket : openSender(context, queue)
+    if (sender !== socket) opened.push(sender)
+    const hasQueues = queues > 1
+    const tun =
+      device === undefined
+        ? await openDevice(context, hasQueues)
+        : openTun(device, { hasQueues, isFurther: true })
+    return { tun, socket, sender }
   } catch (error) {
     for (const fd of opened) libc.close(fd)
+    if (error instanceof libc.SystemError)
+      throw new BackendError('ERR_DEVICE', error.message, { cause: error })
     throw error
   }
 }
 
-function openSocket({ address, port }: UdpContext): number {
+/**
+ * A queue sends from a port of its own, so that the queues of the remote share
+ * what comes from this host: the port behind the one of the queue before.
+ */
+function openSender(context: UdpContext, queue: number): number {
+  try {
+    return openSocket(context, context.port + queue)
+  } catch (error) {
+    if (!(error instanceof BackendError)) throw error
+    return openSocket(context, 0)
+  }
+}
+
+function openSocket({ address }: UdpContext, port: number, sharedBy = 1): number {
   const name = new Uint8Array(SOCKADDR)
   writeSockaddr(name, 0, addressBytes(address), port)
   try {
-    return openUdpSocket(name)
+    return openUdpSocket(name, sharedBy)
   } catch (cause) {
     if (!(cause instanceof libc.SystemError)) throw cause
     const hint =
@@ -70,20 +119,21 @@ function openSocket({ address, port }: UdpContext): number {
 }
 
 /** The name that we had last, so that rules and graphs of operators stay right; else the first free one. */
-async function openDevice({ stateDir }: UdpContext): Promise<Tun> {
+async function openDevice({ stateDir }: UdpContext, hasQueues: boolean): Promise<Tun> {
   const memory = `${stateDir}/device`
   const last = (await readFile(memory, 'utf8').catch(() => '')).trim()
   const tun =
-    (DEVICE_NAME.test(last) ? tryOpenTun(last) : undefined) ?? tryOpenTun(DEVICE_PATTERN)
+    (DEVICE_NAME.test(last) ? tryOpenTun(last, hasQueues) : undefined) ??
+    tryOpenTun(DEVICE_PATTERN, hasQueues)
   if (tun === undefined)
     throw new BackendError('ERR_DEVICE', `no free device name ${DEVICE_PATTERN}`)
   if (tun.name !== last) await writeFile(memory, `${tun.name}\n`)
   return tun
 }
 
-function tryOpenTun(name: string): Tun | undefined {
+function tryOpenTun(name: string, hasQueues: boolean): Tun | undefined {
   try {
-    return openTun(name)
+    return openTun(name, { hasQueues })
   } catch (cause) {
     if (!(cause instanceof libc.SystemError)) throw cause
     if (cause.code === 'EBUSY') return undefined
@@ -97,16 +147,19 @@ function tryOpenTun(name: string): Tun | undefined {
   }
 }
 
-export function closeDescriptors({ tun, socket }: Descriptors): void {
-  for (const fd of [tun.fd, socket]) libc.close(fd)
+export function closeDescriptors({ tun, socket, sender }: Descriptors): void {
+  for (const fd of new Set([tun.fd, socket, sender])) libc.close(fd)
 }
 
 /** A control socket that no daemon looks for yet: it is moved to `socketPath` when the path behind it answers. */
-export function openDoor(context: Pick<BackendContext, 'runDir'>): {
+export function openDoor(
+  { runDir }: Pick<BackendContext, 'runDir'>,
+  queue: number,
+): {
   readonly path: string
   readonly listener: number
 } {
-  const path = `${context.runDir}/next.sock`
+  const path = `${runDir}/next-${queue}.sock`
   rmSync(path, { force: true })
   return { path, listener: listenUnix(path) }
 }
@@ -124,19 +177,25 @@ export interface Handover {
 /** Asks a running path for what it has: its descriptors are ours as well then. Throws BackendError. */
 export async function askForHandover(
   context: Pick<BackendContext, 'runDir' | 'clock'>,
+  queue: number,
   device: string,
 ): Promise<Handover> {
   const { clock } = context
   let connection: number | undefined
   try {
-    connection = connectUnix(socketPath(context))
+    connection = connectUnix(socketPath(context, queue))
     sendAll(connection, encodeFrame(PathMessage.handover, new Uint8Array(0)))
     const deadline = clock.now() + HANDOVER_DEADLINE_MS
     while (clock.now() < deadline) {
-      const [tun, socket, file] = receiveDescriptors(connection, 3) ?? []
-      if (tun !== undefined && socket !== undefined && file !== undefined)
+      const [tun, socket, sender, file] = receiveDescriptors(connection, 4) ?? []
+      if (
+        tun !== undefined &&
+        socket !== undefined &&
+        sender !== undefined &&
+        file !== undefined
+      )
         return {
-          descriptors: { tun: { fd: tun, name: device }, socket },
+          descriptors: { tun: { fd: tun, name: device }, socket, sender },
           knowledge: decodeKnowledge(takeMemoryFile(file)),
         }
       await clock.sleep(HANDOVER_POLL_MS)

@@ -2,8 +2,9 @@
  * The packet path: a program of its own, so that it can be confined, measured,
  * replaced while it runs, and live on while the daemon restarts.
  *
- * It is given three descriptors and nothing else: the TUN device, the UDP
- * socket, and the listening control socket. A successor may read the same ones
+ * It is given four descriptors and nothing else: a queue of the TUN device, the
+ * UDP socket that datagrams come to, the listening control socket, and the UDP
+ * socket that they are sent from, which may be the other one. A successor may read the same ones
  * while it takes over. It gives up root before it looks at
  * a packet, and then blocks in poll(2) for the rest of its life: no timer, no
  * promise and no signal handler of Node's runs any more.
@@ -23,6 +24,7 @@ import { PATH_TITLE } from './path-title.js'
 const TUN = 3
 const SOCKET = 4
 const LISTENER = 5
+const SENDER = 6
 
 // struct pollfd: descriptor (4 bytes), events (2), revents (2).
 const POLLFD = 8
@@ -42,8 +44,9 @@ function main(label: string): void {
     memory: allocatePackets(LOOP_MEMORY),
     tun: TUN,
     socket: SOCKET,
+    sender: SENDER,
     offloads: enableOffloads(TUN),
-    hasSegments: hasUdpSegment(SOCKET),
+    hasSegments: hasUdpSegment(SENDER),
     calls: libc,
     routeMtu,
   })
@@ -51,7 +54,7 @@ function main(label: string): void {
     listener: LISTENER,
     loop,
     label,
-    descriptors: [TUN, SOCKET],
+    descriptors: [TUN, SOCKET, SENDER],
   })
   claimListener(LISTENER)
   const fds = Buffer.alloc(4 * POLLFD)

@@ -4,14 +4,8 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
 import type { ForwardingState } from '../../encap/forwarding-table.js'
-import { DROP_REASONS, type Offender } from '../../encap/drops.js'
 import { PATH_PROTOCOL, type PathStatistics } from '../../encap/path-control.js'
-import {
-  addressFromBytes,
-  formatAddress,
-  formatEndpoint,
-  formatPrefix,
-} from '../../subnet/prefix.js'
+import { formatEndpoint, formatPrefix } from '../../subnet/prefix.js'
 import { formatSubnet } from '../../subnet/subnet-key.js'
 import type { BackendContext } from '../backend.js'
 import { BackendError } from '../errors.js'
@@ -25,6 +19,7 @@ import {
   DEVICE_NAME,
   type Descriptors,
   type Handover,
+  type QueueOptions,
   askForHandover,
   closeDescriptors,
   openDescriptors,
@@ -56,26 +51,18 @@ interface Purpose {
   /** A host that got another subnet must not go on sending from the one it had. */
   readonly subnet: string
   readonly listen: string
+  readonly queue: number
+  readonly queues: number
   /** Of the program: a path of another build is replaced, and hands over its descriptors. */
   readonly build: string
 }
 
-/**
- * Finds the packet path that a former daemon left running, or opens the device
- * and the socket and starts one.
- */
-export async function openPathProcess(context: UdpContext): Promise<PathProcess> {
-  const running = await findRunning(context)
-  if (running !== undefined) return running
-  const path = new PathProcess(context)
-  await path.start()
-  return path
-}
-
-function purposeOf(context: UdpContext, device: string): Purpose {
-  const { config, subnet, address, port } = context
+function purposeOf(context: UdpContext, queue: number, device: string): Purpose {
+  const { config, subnet, address, port, queues } = context
   return {
     device,
+    queue,
+    queues,
     networks: config.families.map(({ network }) => formatPrefix(network)),
     subnet: formatSubnet(subnet),
     listen: formatEndpoint(address, port),
@@ -83,10 +70,10 @@ function purposeOf(context: UdpContext, device: string): Purpose {
   }
 }
 
-/** Ends the path that an earlier daemon left running, if there is one. */
-export async function endLeftPath(context: BackendContext): Promise<void> {
-  const pid = listenerPid(socketPath(context))
-  const client = await PathClient.connect(socketPath(context))
+/** Ends the path of a queue that an earlier daemon left running, if there is one. */
+export async function endLeftPath(context: BackendContext, queue: number): Promise<void> {
+  const pid = listenerPid(socketPath(context, queue))
+  const client = await PathClient.connect(socketPath(context, queue))
   if (client === undefined) return
   try {
     context.log.info({ pid }, 'ending the packet path of an earlier run')
@@ -101,18 +88,22 @@ export async function endLeftPath(context: BackendContext): Promise<void> {
 }
 
 /**
- * Takes over a path of the same purpose. One of another build has a successor
- * started on its descriptors; one of another purpose is ended.
+ * Takes over the path of a queue that serves the same purpose. One of another
+ * build has a successor started on its descriptors; one of another purpose is
+ * ended.
  */
-async function findRunning(context: UdpContext): Promise<PathProcess | undefined> {
-  const listener = listenerPid(socketPath(context))
-  const client = await PathClient.connect(socketPath(context))
+export async function findRunning(
+  context: UdpContext,
+  queue: number,
+): Promise<PathProcess | undefined> {
+  const listener = listenerPid(socketPath(context, queue))
+  const client = await PathClient.connect(socketPath(context, queue))
   if (client === undefined) return undefined
   const { log } = context
   try {
     const { protocol, pid, label } = await client.hello()
     const purpose = parseLabel(label)
-    const wanted = purpose === undefined ? undefined : purposeOf(context, purpose.device)
+    const wanted = purpose && purposeOf(context, queue, purpose.device)
     if (
       protocol === PATH_PROTOCOL &&
       purpose !== undefined &&
@@ -144,14 +135,15 @@ async function takeOver(
   purpose: Purpose,
   isOurBuild: boolean,
 ): Promise<PathProcess> {
-  const { device } = purpose
-  const handover = await askForHandover(context, device)
-  const client = await PathClient.connect(socketPath(context))
+  const { device, queue } = purpose
+  const handover = await askForHandover(context, queue, device)
+  const client = await PathClient.connect(socketPath(context, queue))
   if (client === undefined) {
     closeDescriptors(handover.descriptors)
     throw new BackendError('ERR_PATH', 'the packet path ended meanwhile')
   }
-  const path = new PathProcess(context, { ...handover, client, pid, purpose })
+  const running = { ...handover, client, pid, purpose }
+  const path = new PathProcess(context, { queue, device }, running)
   context.log.info(
     { pid, device },
     isOurBuild
@@ -177,11 +169,12 @@ interface RunningPath {
   readonly purpose: Purpose
 }
 
-/** The packet path, kept running: what it was told last is told to its successor. */
+/** The packet path of one queue, kept running: what it was told last is told to its successor. */
 export class PathProcess {
   /** A former daemon started it, or the path before it, and told that where the remotes are. */
   readonly wasTakenOver: boolean
   readonly #context: UdpContext
+  readonly #options: QueueOptions
   readonly #log: Logger
   #running: RunningPath | undefined
   #descriptors: Descriptors | undefined
@@ -190,8 +183,13 @@ export class PathProcess {
   #failures = 0
 
   /** @param running a path to take over; without one, `start` comes next. */
-  constructor(context: UdpContext, running?: RunningPath & Handover) {
+  constructor(
+    context: UdpContext,
+    options: QueueOptions,
+    running?: RunningPath & Handover,
+  ) {
     this.#context = context
+    this.#options = options
     this.#log = context.log
     this.wasTakenOver = running !== undefined
     if (running === undefined) return
@@ -216,9 +214,10 @@ export class PathProcess {
    * before had. Until it answers, the one before is the one that daemons reach.
    */
   async start(): Promise<void> {
-    this.#descriptors ??= await openDescriptors(this.#context)
-    const purpose = purposeOf(this.#context, this.#descriptors.tun.name)
-    const door = openDoor(this.#context)
+    const { queue } = this.#options
+    this.#descriptors ??= await openDescriptors(this.#context, this.#options)
+    const purpose = purposeOf(this.#context, queue, this.#descriptors.tun.name)
+    const door = openDoor(this.#context, queue)
     const child = spawnPath(purpose, [this.#descriptors, door.listener], this.#log)
     libc.close(door.listener)
     try {
@@ -228,7 +227,7 @@ export class PathProcess {
       const { pid } = await client.hello(START_TIMEOUT_MS)
       if (this.#state !== undefined) await client.forward(this.#state)
       if (this.#permitUntil > 0) await client.permit(this.#permitUntil)
-      renameSync(door.path, socketPath(this.#context))
+      renameSync(door.path, socketPath(this.#context, queue))
       this.#running = { client, pid, purpose }
       this.#log.debug({ pid, device: purpose.device }, 'packet path started')
     } catch (error) {
@@ -316,15 +315,12 @@ export class PathProcess {
     }
   }
 
-  async describe(): Promise<Record<string, unknown>> {
-    const { client, pid } = this.#path()
-    const { traffic, drops, offenders } = await client.statistics()
-    return {
-      pid,
-      traffic,
-      drops: withoutZeros(drops),
-      offenders: offenders.map(describeOffender),
-    }
+  get pid(): number {
+    return this.#path().pid
+  }
+
+  async statistics(): Promise<PathStatistics> {
+    return await this.#path().client.statistics()
   }
 
   /** `keep` leaves the path to forward until its permit ends or the next daemon takes it over. */
@@ -339,13 +335,14 @@ export class PathProcess {
       closeDescriptors(this.#descriptors)
       this.#descriptors = undefined
     }
-    if (how === 'end') rmSync(socketPath(this.#context), { force: true })
+    if (how === 'end')
+      rmSync(socketPath(this.#context, this.#options.queue), { force: true })
   }
 }
 
 function spawnPath(
   purpose: Purpose,
-  [{ tun, socket }, listener]: readonly [Descriptors, number],
+  [{ tun, socket, sender }, listener]: readonly [Descriptors, number],
   log: Logger,
 ): ChildProcess {
   const child = spawn(
@@ -356,7 +353,7 @@ function spawnPath(
       cwd: '/',
       // A session of its own: Ctrl-C in a terminal is for the daemon to deal with.
       detached: true,
-      stdio: ['ignore', 'ignore', 'pipe', tun.fd, socket, listener],
+      stdio: ['ignore', 'ignore', 'pipe', tun.fd, socket, listener, sender],
     },
   )
   // It outlives us when we are restarted; nothing of it keeps us from ending.
@@ -375,19 +372,4 @@ function spawnPath(
     log.debug({ pid: child.pid, exitCode, signal: signalName }, 'packet path ended')
   })
   return child
-}
-
-function withoutZeros(drops: PathStatistics['drops']): Partial<PathStatistics['drops']> {
-  return Object.fromEntries(Object.entries(drops).filter(([, count]) => count > 0))
-}
-
-function describeOffender({
-  reason,
-  outer,
-  inner,
-  count,
-}: Offender): Record<string, unknown> {
-  const text = (bytes: Uint8Array): string | null =>
-    bytes.length === 0 ? null : formatAddress(addressFromBytes(bytes))
-  return { reason: DROP_REASONS[reason], outer: text(outer), inner: text(inner), count }
 }

@@ -29,6 +29,7 @@ function context(config: object, mtu = 1500): BackendContext {
     stateDir: '/nowhere',
     runDir: '/nowhere',
     verify: 'strict',
+    udpQueues: 1,
     clock: systemClock(() => 0),
     log: pino({ level: 'silent' }),
   }

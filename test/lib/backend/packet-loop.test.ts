@@ -93,6 +93,7 @@ class Host {
       memory,
       tun: 3,
       socket: 4,
+      sender: 4,
       offloads: { tcp: true, udp: true },
       hasSegments: true,
       calls: this.kernel,
