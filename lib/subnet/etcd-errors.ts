@@ -106,6 +106,7 @@ const FAILURES: readonly (readonly [
     'no TLS with it; if it speaks none, http:// is right',
   ],
   [/Failed to connect/, 'it hung up; if it speaks TLS, https:// is right'],
+  [/No connection established.*(ECONNRESET|EPIPE)/, describeHangUp],
   [/Connection dropped|ECONNRESET|EPIPE/, 'the connection broke'],
   [/no leader/, 'it is cut off from the other members (no leader)'],
   [/request timed out/, 'it cannot reach the other members (request timed out)'],
@@ -119,6 +120,13 @@ function describeFailure(text: string, target: CallTarget): string {
 
 function describeName({ endpoint }: CallTarget): string {
   return `its certificate is not for ${new URL(endpoint).hostname}; name it in --etcd-endpoints as its certificate does`
+}
+
+/** What speaks no TLS answers in plain text, or hangs up, whichever is faster. */
+function describeHangUp({ endpoint }: CallTarget): string {
+  return endpoint.startsWith('https:')
+    ? 'it hung up on TLS; if it speaks none, http:// is right'
+    : 'the connection broke'
 }
 
 /** The server has refused our side of the handshake; the alert says little of why. */
