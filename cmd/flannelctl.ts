@@ -51,6 +51,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'make the Docker options from the subnet file (mk-docker-opts.sh)',
     load: async () => (await import('./flannelctl/docker-opts.js')).dockerOptsCommand,
   },
+  cleanup: {
+    summary: 'remove what a stopped daemon has left on this host',
+    load: async () => (await import('./flannelctl/cleanup.js')).cleanupCommand,
+  },
   lab: {
     summary: 'build a network of hosts on this machine, to try and to learn',
     load: async () => (await import('./flannelctl/lab.js')).labCommand,

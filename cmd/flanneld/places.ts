@@ -90,6 +90,13 @@ export function lockSubnetFile(flags: {
   'run-dir': string
   'subnet-file': string
 }): FileLock | undefined {
+  return tryLockFile(subnetFileLock(flags))
+}
+
+export function subnetFileLock(flags: {
+  'run-dir': string
+  'subnet-file': string
+}): string {
   const name = scopeName(resolve(flags['subnet-file']))
-  return tryLockFile(join(flags['run-dir'], `${name}.lock`))
+  return join(flags['run-dir'], `${name}.lock`)
 }

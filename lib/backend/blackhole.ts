@@ -1,4 +1,4 @@
-import { batch } from '../linux/iproute.js'
+import { batch, listRoutes } from '../linux/iproute.js'
 import { type Prefix, formatPrefix } from '../subnet/prefix.js'
 import { BackendError } from './errors.js'
 import { ROUTE_PROTOCOL } from './route-protocol.js'
@@ -12,8 +12,29 @@ const LAST_METRIC = 4_278_198_272
  */
 export async function ensureBlackhole(subnet: Prefix): Promise<void> {
   const line = `route replace blackhole ${formatPrefix(subnet)} metric ${LAST_METRIC} proto ${ROUTE_PROTOCOL}`
+  await guarded(() => batch([line]))
+}
+
+/** Whether that route stands. */
+export async function hasBlackhole(subnet: Prefix): Promise<boolean> {
+  const routes = await guarded(() => listRoutes(subnet.family))
+  return routes.some(
+    ({ type, destination, metric, protocol }) =>
+      type === 'blackhole' &&
+      destination === formatPrefix(subnet) &&
+      metric === LAST_METRIC &&
+      protocol === String(ROUTE_PROTOCOL),
+  )
+}
+
+export async function removeBlackhole(subnet: Prefix): Promise<void> {
+  const line = `route delete blackhole ${formatPrefix(subnet)} metric ${LAST_METRIC} proto ${ROUTE_PROTOCOL}`
+  await guarded(() => batch([line]))
+}
+
+async function guarded<T>(call: () => Promise<T>): Promise<T> {
   try {
-    await batch([line])
+    return await call()
   } catch (cause) {
     throw new BackendError('ERR_DEVICE', (cause as Error).message, { cause })
   }

@@ -84,6 +84,16 @@ function isOwn(rule: string, { head, marks }: OwnChain): boolean {
   return rule === head || rule.split(' ').some(word => marks.includes(word))
 }
 
+/** Whether any rule of ours stands in the chain, or a jump leads there that nobody else needs. */
+export function isPresent(saved: string, own: OwnChain): boolean {
+  const rules = rulesOf(saved, own.chain)
+  const isShared = rules.some(rule => !isOwn(rule, own))
+  const hasJump = rulesOf(saved, own.parent).includes(own.jump)
+  return (
+    rules.some(rule => rule !== own.head && isOwn(rule, own)) || (hasJump && !isShared)
+  )
+}
+
 /** True when our rules stand in the chain once, in order, together, and one jump leads there. */
 export function isInForce(saved: string, own: OwnChain): boolean {
   const rules = rulesOf(saved, own.chain)

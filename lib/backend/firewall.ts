@@ -13,6 +13,7 @@ import {
   type OwnChain,
   forwardChain,
   isInForce,
+  isPresent,
   masqueradeChain,
   removePayload,
   restorePayload,
@@ -71,6 +72,17 @@ export class Firewall {
         repaired.push(own.chain)
       }
       return repaired
+    })
+  }
+
+  /** Which chains have rules of ours. */
+  async present(): Promise<string[]> {
+    return await guard(async () => {
+      const found: string[] = []
+      for (const own of this.#wanted)
+        if (isPresent(await saveTable(own.program, own.table), own))
+          found.push(`${own.program} ${own.table} ${own.chain}`)
+      return found
     })
   }
 

@@ -9,12 +9,23 @@ import { runAll } from '../../subnet/loops.js'
 import { addressFromBytes, formatAddress } from '../../subnet/prefix.js'
 import type { BackendContext } from '../backend.js'
 import type { UdpContext } from '../udp.js'
-import { queuesLeft } from './path-descriptors.js'
+import { listenerPid } from '../../linux/unix-socket.js'
+import { queuesLeft, socketPath } from './path-descriptors.js'
 import { PathProcess, endLeftPath, findRunning } from './path-process.js'
 
 /** Ends what an earlier daemon left forwarding. */
-export async function endLeftPaths(context: BackendContext): Promise<void> {
+export async function endLeftPaths(
+  context: Pick<BackendContext, 'runDir' | 'clock' | 'log'>,
+): Promise<void> {
   for (const queue of await queuesLeft(context)) await endLeftPath(context, queue)
+}
+
+/** The processes that an earlier daemon left forwarding. */
+export async function findLeftPaths(
+  context: Pick<BackendContext, 'runDir'>,
+): Promise<number[]> {
+  const queues = await queuesLeft(context)
+  return queues.flatMap(queue => listenerPid(socketPath(context, queue)) ?? [])
 }
 
 /** The packet path of this host: a process for each queue of one device. */

@@ -71,7 +71,10 @@ function purposeOf(context: UdpContext, queue: number, device: string): Purpose 
 }
 
 /** Ends the path of a queue that an earlier daemon left running, if there is one. */
-export async function endLeftPath(context: BackendContext, queue: number): Promise<void> {
+export async function endLeftPath(
+  context: Pick<BackendContext, 'runDir' | 'clock' | 'log'>,
+  queue: number,
+): Promise<void> {
   const pid = listenerPid(socketPath(context, queue))
   const client = await PathClient.connect(socketPath(context, queue))
   if (client === undefined) return

@@ -1,0 +1,188 @@
+import { existsSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import { hasBlackhole, removeBlackhole } from '../../lib/backend/blackhole.js'
+import { BackendError } from '../../lib/backend/errors.js'
+import { Firewall } from '../../lib/backend/firewall.js'
+import { endLeftPaths, findLeftPaths } from '../../lib/backend/udp/packet-path.js'
+import { bootTimeMs } from '../../lib/linux/libc.js'
+import { systemClock } from '../../lib/subnet/clock.js'
+import { type PreviousSubnetEnv, parseSubnetEnv } from '../../lib/subnet/subnet-env.js'
+import { cleanPrefix, prefixesOf, subnetPrefix } from '../../lib/subnet/subnet-key.js'
+import { readFileIfAny } from '../flanneld/files.js'
+import { openLogger } from '../flanneld/logger.js'
+import {
+  type Places,
+  lockPlaces,
+  lockSubnetFile,
+  placesOf,
+  subnetFileLock,
+} from '../flanneld/places.js'
+import type { Flags } from '../flanneld/parse-flags.js'
+import {
+  COMMON_FLAGS,
+  CommandFailure,
+  EXIT,
+  defineCommand,
+  printJson,
+  refuseWords,
+} from './command.js'
+
+const FLAGS = {
+  ...COMMON_FLAGS,
+  'dry-run': {
+    type: 'boolean',
+    default: 'false',
+    describe: 'say what would be removed, and remove nothing',
+    environment: false,
+  },
+  state: {
+    type: 'boolean',
+    default: 'false',
+    describe: 'remove --state-dir too: host id, lease cache, name of the device',
+    environment: false,
+  },
+} as const
+
+type CleanupFlags = Flags<typeof FLAGS>
+
+/** Something of ours on this host, and how to be rid of it. */
+interface Leftover {
+  readonly what: string
+  readonly remove: () => Promise<void>
+}
+
+export const cleanupCommand = defineCommand({
+  help: `
+flannelctl cleanup [--dry-run] [--state] [flags]
+
+Removes from this host what flanneld made and leaves when it is stopped: the
+packet path and its device, firewall rules, blackhole routes, the subnet file,
+sockets. What another daemon or program made stays; so does the lease in etcd, by
+which this host gets its subnet again (flannelctl lease release gives it up).
+
+  systemctl stop flanneld && flannelctl cleanup
+  flannelctl cleanup --dry-run
+
+Exits with 1 while the daemon runs, and when something could not be removed.`,
+  flags: FLAGS,
+  run: async (flags, words) => {
+    refuseWords('cleanup', words)
+    const places = placesOf({
+      ...flags,
+      'etcd-prefix': cleanPrefix(flags['etcd-prefix']),
+    })
+    const lock = existsSync(places.runDir)
+      ? lockPlaces(places)
+      : { release: () => undefined }
+    if (lock === undefined)
+      throw new CommandFailure('flanneld runs on this host; stop it first')
+    try {
+      const leftovers = await findLeftovers(flags, places)
+      const isDry = flags['dry-run']
+      const failures = isDry ? [] : await removeAll(leftovers)
+      if (flags.json)
+        printJson({ removed: !isDry, found: leftovers.map(({ what }) => what), failures })
+      else tell(leftovers, isDry)
+      for (const failure of failures) process.stderr.write(`flannelctl: ${failure}\n`)
+      return failures.length === 0 ? EXIT.ok : EXIT.failure
+    } finally {
+      lock.release()
+    }
+  },
+})
+
+function tell(leftovers: readonly Leftover[], isDry: boolean): void {
+  if (leftovers.length === 0) process.stdout.write('nothing of flanneld is left here\n')
+  for (const { what } of leftovers)
+    process.stdout.write(`${isDry ? 'would remove' : 'removed'} ${what}\n`)
+}
+
+/** Tries each, whatever becomes of the others. Returns what failed. */
+async function removeAll(leftovers: readonly Leftover[]): Promise<string[]> {
+  const failures: string[] = []
+  for (const { what, remove } of leftovers) {
+    try {
+      await remove()
+    } catch (error) {
+      failures.push(`cannot remove ${what}: ${(error as Error).message}`)
+    }
+  }
+  return failures
+}
+
+/** In the order in which they go: what forwards first, what tells of it last. */
+async function findLeftovers(flags: CleanupFlags, places: Places): Promise<Leftover[]> {
+  const text = await readFileIfAny(flags['subnet-file'])
+  const former = text === undefined ? undefined : parseSubnetEnv(text)
+  return [
+    ...(await leftPaths(places)),
+    ...(former === undefined ? [] : await leftRules(former)),
+    ...(former === undefined ? [] : await leftBlackholes(former)),
+    ...leftFiles(flags, places),
+  ]
+}
+
+async function leftPaths({ runDir }: Places): Promise<Leftover[]> {
+  if (!existsSync(runDir)) return []
+  const pids = await findLeftPaths({ runDir })
+  if (pids.length === 0) return []
+  const context = {
+    runDir,
+    clock: systemClock(bootTimeMs),
+    log: openLogger('error', 'text'),
+  }
+  return [
+    {
+      what: `the packet path (process ${pids.join(', ')}) with its device`,
+      remove: () => endLeftPaths(context),
+    },
+  ]
+}
+
+async function leftRules({ networks, subnet }: PreviousSubnetEnv): Promise<Leftover[]> {
+  const families = networks.flatMap(network => {
+    const own = subnetPrefix(subnet, network.family)
+    return own === undefined ? [] : [{ network, subnet: own }]
+  })
+  const rules = { families, forward: true, masquerade: true, randomFully: false }
+  try {
+    const firewall = await Firewall.open(rules)
+    const chains = await firewall.present()
+    if (chains.length === 0) return []
+    return [
+      { what: `our rules in ${chains.join(', ')}`, remove: () => firewall.remove() },
+    ]
+  } catch (error) {
+    // Without the program there are no rules.
+    if (error instanceof BackendError && error.message.includes('not installed'))
+      return []
+    throw error
+  }
+}
+
+async function leftBlackholes({ subnet }: PreviousSubnetEnv): Promise<Leftover[]> {
+  const found: Leftover[] = []
+  for (const prefix of prefixesOf(subnet))
+    if (await hasBlackhole(prefix))
+      found.push({
+        what: 'the blackhole route of the subnet',
+        remove: () => removeBlackhole(prefix),
+      })
+  return found
+}
+
+/** A subnet file that another daemon writes is that one's. */
+function leftFiles(flags: CleanupFlags, { runDir, stateDir }: Places): Leftover[] {
+  const isLocked = existsSync(subnetFileLock(flags))
+  const lock = isLocked ? lockSubnetFile(flags) : undefined
+  const isOurs = lock !== undefined || !isLocked
+  lock?.release()
+  const paths = [
+    ...(isOurs ? [flags['subnet-file'], subnetFileLock(flags)] : []),
+    runDir,
+    ...(flags.state ? [stateDir] : []),
+  ]
+  return paths
+    .filter(path => existsSync(path))
+    .map(path => ({ what: path, remove: () => rm(path, { recursive: true }) }))
+}
