@@ -2,6 +2,7 @@
  * The packet path against others, on two namespaces and a cable.
  *
  *   npm run bench -- path [--rounds N] [--seconds N] [--only NAME,…] [--underlay super|wire]
+ *                         [--queues N]
  */
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -10,6 +11,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { drawBars } from './path/chart.js'
+import { measureCode } from './path/code.js'
 import { Arena, type Contestant } from './path/contestants.js'
 import { type Figures, measure, memoryOf } from './path/measure.js'
 import {
@@ -34,6 +36,7 @@ const { values } = parseArgs({
     seconds: { type: 'string', default: '3' },
     only: { type: 'string', default: '' },
     underlay: { type: 'string', default: '' },
+    queues: { type: 'string', default: '1' },
   },
 })
 const rounds = Number(values.rounds)
@@ -131,7 +134,7 @@ function judge(results: Results): string[][] {
 }
 
 async function openAll(arena: Arena): Promise<Contestant[]> {
-  const ours = await arena.openOurs()
+  const ours = await arena.openOurs(values.queues)
   await addressContainers(side => arena.subnetOf(side))
   const others = [
     await arena.openRelay(),
@@ -213,6 +216,7 @@ try {
   }
   sections.push(
     formatTable(['target', 'underlay', 'wanted', 'ratio', ''], judge(results)),
+    measureCode(),
   )
   const report = sections.join('\n\n')
   console.log(`\n${report}`)

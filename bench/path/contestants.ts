@@ -49,7 +49,7 @@ export class Arena {
   }
 
   /** Our daemons come first: they say which subnets there are. */
-  async openOurs(): Promise<Contestant> {
+  async openOurs(queues: string): Promise<Contestant> {
     this.#start(1, 'etcd', [
       'etcd',
       `--data-dir=${this.#directory}/etcd`,
@@ -81,6 +81,7 @@ export class Arena {
           `--state-dir=${place}/state`,
           `--run-dir=${place}/run`,
           '--iptables-forward-rules=false',
+          `--udp-queues=${queues}`,
         ])
         return await eventually('flanneld is ready', async () =>
           parseVariables(await readFile(`${place}/subnet.env`, 'utf8')),
