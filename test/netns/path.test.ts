@@ -42,6 +42,23 @@ t.test('packets of both families travel in IPv4', async t => {
     t.ok(sent / calls > 2, `${(sent / calls).toFixed(1)} packets with each send`)
   })
 
+  await t.test('a sender hears that the host of its peer cannot be reached', async t => {
+    const route = ['unreachable', '192.0.2.2/32']
+    await pair.inside(1, 'ip', 'route', 'add', ...route)
+    for (const [family, says] of [
+      [4, /Destination Host Unreachable/],
+      [6, /Destination unreachable: Address unreachable/],
+    ] as const) {
+      const [from, to] = [pair.addressOf(1, family), pair.addressOf(2, family)]
+      const command = ['ping', '-c', '1', '-W', '2', '-I', from, to]
+      const refusal = await pair.inside(1, ...command).catch((error: unknown) => error)
+      t.match(refusal, { stdout: says }, `IPv${family}`)
+    }
+    await pair.inside(1, 'ip', 'route', 'delete', ...route)
+    t.match((await pair.path(1)).drops, { sendFailed: 2 })
+    t.ok(await reaches(pair, 4, 100), 'and again once it can')
+  })
+
   await t.test(
     'a way that takes less than it should is gone without UDP_SEGMENT',
     async t => {
