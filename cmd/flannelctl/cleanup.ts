@@ -3,7 +3,9 @@ import { rm } from 'node:fs/promises'
 import { hasBlackhole, removeBlackhole } from '../../lib/backend/blackhole.js'
 import { BackendError } from '../../lib/backend/errors.js'
 import { Firewall } from '../../lib/backend/firewall.js'
+import { deletionOf, findLeft } from '../../lib/backend/kernel/left.js'
 import { endLeftPaths, findLeftPaths } from '../../lib/backend/udp/packet-path.js'
+import { batch } from '../../lib/linux/iproute.js'
 import { bootTimeMs } from '../../lib/linux/libc.js'
 import { systemClock } from '../../lib/subnet/clock.js'
 import { type PreviousSubnetEnv, parseSubnetEnv } from '../../lib/subnet/subnet-env.js'
@@ -116,6 +118,7 @@ async function findLeftovers(flags: CleanupFlags, places: Places): Promise<Lefto
   const former = text === undefined ? undefined : parseSubnetEnv(text)
   return [
     ...(await leftPaths(places)),
+    ...(await leftInKernel(places, former)),
     ...(former === undefined ? [] : await leftRules(former)),
     ...(former === undefined ? [] : await leftBlackholes(former)),
     ...leftFiles(flags, places),
@@ -136,6 +139,27 @@ async function leftPaths({ runDir }: Places): Promise<Leftover[]> {
       what: `the packet path (process ${pids.join(', ')}) with its device`,
       remove: () => endLeftPaths(context),
     },
+  ]
+}
+
+async function leftInKernel(
+  { runDir }: Places,
+  former: PreviousSubnetEnv | undefined,
+): Promise<Leftover[]> {
+  const { links, routes } = await findLeft({ runDir }, former?.networks ?? [])
+  return [
+    ...(routes.length === 0
+      ? []
+      : [
+          {
+            what: `${routes.length} routes to other hosts`,
+            remove: () => batch(routes.map(({ remove }) => remove)),
+          },
+        ]),
+    ...links.map(link => ({
+      what: `the device ${link}`,
+      remove: () => batch([deletionOf(link)]),
+    })),
   ]
 }
 

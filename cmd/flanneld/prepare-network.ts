@@ -95,7 +95,11 @@ export async function prepareNetwork(
     mac: underlay.mac,
   }
   const identity = await obtainIdentity(identityOptions, log)
-  const holder = { ...describeHolder(underlay, plan), hostId: identity.hostId }
+  const holder = {
+    ...describeHolder(underlay, plan),
+    ...(await plan.leaseData?.()),
+    hostId: identity.hostId,
+  }
   if (stop.aborted) return undefined
   return {
     config,

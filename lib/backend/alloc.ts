@@ -1,17 +1,16 @@
 import type { Backend, BackendContext, BackendPlan } from './backend.js'
 import { OVERHEAD } from './mtu.js'
-import { endLeftPaths } from './udp/packet-path.js'
+import { endLeft } from './left.js'
 
 /** Takes a lease and writes the environment file; how packets travel is somebody else's matter. */
 export function planAlloc(context: BackendContext): BackendPlan {
   const { underlay } = context
-  const endLeft = (): Promise<void> => endLeftPaths(context)
   return {
     leaseType: '',
     overlayMtu: underlay.mtu - OVERHEAD.alloc(),
-    endLeft,
+    endLeft: () => endLeft(context),
     start: async () => {
-      await endLeft()
+      await endLeft(context)
       return new AllocBackend(underlay.device)
     },
   }

@@ -1,6 +1,7 @@
 import type { Logger } from 'pino'
 import type { Clock } from '../subnet/clock.js'
 import type { NetworkConfig } from '../subnet/network-config.js'
+import type { Address, Family } from '../subnet/prefix.js'
 import type { Subnet } from '../subnet/subnet-key.js'
 import type { Holder } from '../subnet/subnet-record.js'
 import type { Underlay } from './underlay.js'
@@ -9,6 +10,11 @@ import type { Underlay } from './underlay.js'
 export interface Remote {
   readonly subnet: Subnet
   readonly holder: Holder
+}
+
+/** The address that a remote is reached by in a family. */
+export function publicAddress({ holder }: Remote, family: Family): Address | undefined {
+  return family === 4 ? holder.publicIp : holder.publicIpv6
 }
 
 /** How packets to a remote leave this host. */
@@ -32,11 +38,17 @@ export interface BackendContext {
   readonly log: Logger
 }
 
+/** What a backend has remotes know of this host. */
+export type LeaseData = Pick<Holder, 'backendData' | 'backendV6Data'>
+
 /** What a backend can say before this host has a subnet: it goes into the lease and subnet.env. */
 export interface BackendPlan {
   /** `BackendType` of our record, '' for none. */
   readonly leaseType: string
   readonly overlayMtu: number
+
+  /** What goes into our record; the same at every start. Throws BackendError. */
+  leaseData?(): Promise<LeaseData>
 
   /**
    * Makes the device and what else does not depend on remotes. Throws

@@ -2,7 +2,9 @@ import type { NetworkConfig } from '../subnet/network-config.js'
 import type { BackendContext, BackendPlan } from './backend.js'
 import { planAlloc } from './alloc.js'
 import { BackendError } from './errors.js'
+import { planHostGw } from './host-gw.js'
 import { checkUdp, planUdp } from './udp.js'
+import { checkVxlan, planVxlan } from './vxlan.js'
 
 interface BackendType {
   /** Checks what the configuration says, on any host. Throws BackendError. */
@@ -13,19 +15,13 @@ interface BackendType {
 
 const TYPES: Readonly<Record<string, BackendType>> = {
   udp: { check: checkUdp, plan: planUdp },
+  vxlan: { check: checkVxlan, plan: planVxlan },
+  'host-gw': { check: () => undefined, plan: planHostGw },
   alloc: { check: () => undefined, plan: planAlloc },
 }
 
 /** flannel's other types. */
-const MISSING = [
-  'vxlan',
-  'host-gw',
-  'wireguard',
-  'ipip',
-  'ipsec',
-  'extension',
-  'tencent-vpc',
-]
+const MISSING = ['wireguard', 'ipip', 'ipsec', 'extension', 'tencent-vpc']
 
 /** Chooses the backend that the configuration names. Throws BackendError; changes nothing. */
 export function planBackend(context: BackendContext): BackendPlan {
@@ -51,7 +47,9 @@ function findType({ backend: { type } }: NetworkConfig): BackendType {
   // Nobody's type is `constructor`, which every object has.
   const found = Object.hasOwn(TYPES, type) ? TYPES[type] : undefined
   if (found !== undefined) return found
-  const known = Object.keys(TYPES).join(' or ')
+  const known = Object.keys(TYPES)
+    .join(', ')
+    .replace(/, ([^,]*)$/, ' or $1')
   if (MISSING.includes(type)) {
     throw new BackendError(
       'ERR_BACKEND_UNSUPPORTED',

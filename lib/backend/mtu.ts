@@ -7,5 +7,8 @@ const IP_HEADER = { 4: IPV4_HEADER, 6: IPV6_HEADER } as const
 /** What each backend takes off the MTU of an underlay of that family. */
 export const OVERHEAD = {
   udp: (underlay: Family): number => IP_HEADER[underlay] + UDP_HEADER,
+  /** Outer IP, UDP and VXLAN headers, and the inner Ethernet header. */
+  vxlan: (underlay: Family): number => IP_HEADER[underlay] + UDP_HEADER + 8 + 14,
+  hostGw: (): number => 0,
   alloc: (): number => 0,
 } as const

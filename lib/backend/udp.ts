@@ -2,7 +2,7 @@ import type { ForwardingState, NextHop } from '../encap/forwarding-table.js'
 import { MAX_INDEX_BITS, type Range } from '../encap/subnet-index.js'
 import { batch } from '../linux/iproute.js'
 import { writeSysctl } from '../linux/sysctl.js'
-import { type NetworkConfig, option } from '../subnet/network-config.js'
+import type { NetworkConfig } from '../subnet/network-config.js'
 import {
   ADDRESS_BITS,
   type Address,
@@ -24,9 +24,12 @@ import type {
   RouteToRemote,
 } from './backend.js'
 import { BackendError } from './errors.js'
+import { removeLeft } from './kernel/left.js'
+import { endLeft } from './left.js'
 import { OVERHEAD } from './mtu.js'
+import { readNumber, readSwitch } from './options.js'
 import { ROUTE_PROTOCOL } from './route-protocol.js'
-import { PacketPath, endLeftPaths } from './udp/packet-path.js'
+import { PacketPath } from './udp/packet-path.js'
 
 /** flannel's port when the configuration names none. */
 const DEFAULT_PORT = 8285
@@ -56,8 +59,12 @@ export function checkUdp(config: NetworkConfig): UdpOptions {
   }
   const { options } = config.backend
   return {
-    port: readPort(option(options, 'Port')),
-    copyDscp: readFlag('CopyDSCP', option(options, 'CopyDSCP')),
+    port: readNumber(options, 'Port', {
+      least: 1,
+      most: 65_535,
+      otherwise: DEFAULT_PORT,
+    }),
+    copyDscp: readSwitch(options, 'CopyDSCP'),
   }
 }
 
@@ -75,7 +82,7 @@ export function planUdp(context: BackendContext): BackendPlan {
   return {
     leaseType: '',
     overlayMtu,
-    endLeft: () => endLeftPaths(context),
+    endLeft: () => endLeft(context),
     start: async subnet =>
       await UdpBackend.start({
         ...context,
@@ -86,24 +93,6 @@ export function planUdp(context: BackendContext): BackendPlan {
         queues: context.udpQueues,
       }),
   }
-}
-
-function readFlag(name: string, value: unknown): boolean {
-  if (value === undefined || typeof value === 'boolean') return value ?? false
-  throw new BackendError(
-    'ERR_BACKEND_OPTION',
-    `Backend.${name} is ${JSON.stringify(value)}; it must be true or false`,
-  )
-}
-
-function readPort(value: unknown): number {
-  if (value === undefined) return DEFAULT_PORT
-  if (typeof value === 'number' && Number.isInteger(value) && value > 0 && value < 65_536)
-    return value
-  throw new BackendError(
-    'ERR_BACKEND_OPTION',
-    `Backend.Port is ${JSON.stringify(value)}; it must be a number from 1 to 65535`,
-  )
 }
 
 export interface UdpContext extends BackendContext, UdpOptions {
@@ -119,6 +108,8 @@ export interface UdpContext extends BackendContext, UdpOptions {
 class UdpBackend implements Backend {
   readonly #context: UdpContext
   readonly #path: PacketPath
+  /** What another backend type has left is gone. */
+  #isAlone = false
   /** One or none for each remote, made once: there may be ten thousand. */
   readonly #hops = new WeakMap<Remote, readonly NextHop[]>()
 
@@ -187,6 +178,10 @@ class UdpBackend implements Backend {
 
   async apply(remotes: readonly Remote[]): Promise<void> {
     await this.#path.forward(this.#forwardingState(remotes))
+    if (this.#isAlone) return
+    // Routes of another backend type led past the path until now.
+    await removeLeft(this.#context, undefined)
+    this.#isAlone = true
   }
 
   routeTo({ holder }: Remote): RouteToRemote | undefined {

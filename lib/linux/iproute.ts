@@ -24,8 +24,33 @@ const linkSchema = z.looseObject({
   mtu: z.number(),
   flags: z.array(z.string()),
   address: z.string().optional(),
-  linkinfo: z.looseObject({ info_kind: z.string().optional() }).optional(),
+  ifalias: z.string().optional(),
+  linkinfo: z
+    .looseObject({ info_kind: z.string().optional(), info_data: z.unknown().optional() })
+    .optional(),
   addr_info: z.array(z.unknown()).default([]),
+})
+
+const vxlanSchema = z.looseObject({
+  id: z.number(),
+  local: z.string().optional(),
+  local6: z.string().optional(),
+  link: z.string().optional(),
+  port: z.number(),
+  learning: z.boolean().default(true),
+  gbp: z.boolean().default(false),
+})
+
+const neighbourSchema = z.looseObject({
+  dst: z.string(),
+  lladdr: z.string().optional(),
+  state: z.array(z.string()).default([]),
+})
+
+const fdbSchema = z.looseObject({
+  mac: z.string(),
+  dst: z.string().optional(),
+  state: z.string().optional(),
 })
 
 const nextHopSchema = z.looseObject({
@@ -69,7 +94,32 @@ export interface Link {
   /** `bridge`, `veth`, `vxlan`, `tun` …; undefined for plain interfaces. */
   readonly kind: string | undefined
   readonly mac: string | undefined
+  readonly alias: string | undefined
+  /** Of a link of that kind. */
+  readonly vxlan: Vxlan | undefined
   readonly addresses: readonly LinkAddress[]
+}
+
+export interface Vxlan {
+  readonly vni: number
+  readonly port: number
+  readonly local: string | undefined
+  /** The link that its packets leave by. */
+  readonly link: string | undefined
+  readonly learning: boolean
+  readonly gbp: boolean
+}
+
+/** A permanent entry of the neighbour table. */
+export interface Neighbour {
+  readonly address: string
+  readonly mac: string
+}
+
+/** A permanent entry of a VXLAN device's forwarding database. */
+export interface FdbEntry {
+  readonly mac: string
+  readonly destination: string
 }
 
 export interface NextHopDevice {
@@ -104,6 +154,8 @@ export function parseLinks(text: string): Link[] {
     up: link.flags.includes('UP'),
     kind: link.linkinfo?.info_kind,
     mac: link.address,
+    alias: link.ifalias,
+    vxlan: readVxlan(link.linkinfo),
     addresses: link.addr_info.flatMap(readAddress),
   }))
 }
@@ -128,9 +180,57 @@ function readAddress(value: unknown): LinkAddress[] {
   ]
 }
 
-/** The routes of the main table. */
-export async function listRoutes(family: IpFamily): Promise<Route[]> {
-  return parseRoutes(await ipJson([`-${family}`, 'route', 'show']), family)
+function readVxlan(
+  info: { info_kind?: string | undefined; info_data?: unknown } | undefined,
+): Vxlan | undefined {
+  if (info?.info_kind !== 'vxlan') return undefined
+  const { data } = vxlanSchema.safeParse(info.info_data)
+  return (
+    data && {
+      vni: data.id,
+      port: data.port,
+      local: data.local ?? data.local6,
+      link: data.link,
+      learning: data.learning,
+      gbp: data.gbp,
+    }
+  )
+}
+
+/** The routes of the main table. @param protocol of those alone. */
+export async function listRoutes(family: IpFamily, protocol?: number): Promise<Route[]> {
+  const only = protocol === undefined ? [] : ['proto', String(protocol)]
+  return parseRoutes(await ipJson([`-${family}`, 'route', 'show', ...only]), family)
+}
+
+/** Permanent neighbours on a device. None when there is no such device. */
+export async function listNeighbours(
+  family: IpFamily,
+  device: string,
+): Promise<Neighbour[]> {
+  const args = [`-${family}`, 'neigh', 'show', 'dev', device, 'nud', 'permanent']
+  const text = await ofDevice(() => ipJson(args))
+  return parseJson(text, z.array(neighbourSchema)).flatMap(({ dst, lladdr }) =>
+    lladdr === undefined ? [] : [{ address: dst, mac: lladdr }],
+  )
+}
+
+/** Permanent entries of a VXLAN device. None when there is no such device. */
+export async function listFdb(device: string): Promise<FdbEntry[]> {
+  const args = ['-json', 'fdb', 'show', 'dev', device]
+  const text = await ofDevice(() => run('bridge', args))
+  return parseJson(text, z.array(fdbSchema)).flatMap(({ mac, dst, state }) =>
+    dst === undefined || state !== 'permanent' ? [] : [{ mac, destination: dst }],
+  )
+}
+
+async function ofDevice(list: () => Promise<string>): Promise<string> {
+  try {
+    return await list()
+  } catch (error) {
+    if (/Cannot find device|No such device/.test((error as Error).message)) return ''
+    throw error
+  }
 }
 
 /** Reads what `ip -json route show` prints. Throws SyntaxError. */
@@ -225,6 +325,33 @@ export async function batch(lines: readonly string[]): Promise<void> {
     await run('ip', ['-batch', '-'], { input: `${lines.join('\n')}\n` })
   } catch (error) {
     throw explain(error, lines)
+  }
+}
+
+/** A line that failed, and iproute2's words. */
+export interface FailedLine {
+  readonly line: string
+  readonly why: string
+}
+
+/** Runs lines of ip(8) or bridge(8) in one process, each whatever became of the others. */
+export async function forceBatch(
+  program: 'ip' | 'bridge',
+  lines: readonly string[],
+): Promise<FailedLine[]> {
+  if (lines.length === 0) return []
+  try {
+    await run(program, ['-force', '-batch', '-'], { input: `${lines.join('\n')}\n` })
+    return []
+  } catch (error) {
+    if (!(error instanceof CommandError) || error.exitCode === null) throw explain(error)
+    // A complaint, then the number of its line.
+    const complaints = error.stderr.split(/Command failed -:(\d+)\n?/)
+    return complaints.flatMap((text, index) => {
+      const number = index % 2 === 0 ? Number(complaints[index + 1]) : NaN
+      const line = lines[number - 1]
+      return line === undefined ? [] : [{ line: `${program} ${line}`, why: text.trim() }]
+    })
   }
 }
 

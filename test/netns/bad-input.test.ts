@@ -233,13 +233,13 @@ await inOwnNetwork(t, import.meta.url, async () => {
       },
       {
         name: 'a type of flannel',
-        config: network('10.5.0.0/16', { Type: 'vxlan' }),
-        says: /backend type vxlan is not supported by this build; set Backend\.Type to udp or alloc/,
+        config: network('10.5.0.0/16', { Type: 'wireguard' }),
+        says: /backend type wireguard is not supported by this build; set Backend\.Type to udp, vxlan, host-gw or alloc/,
       },
       {
         name: 'a type of nobody',
         config: network('10.5.0.0/16', { Type: 'gre' }),
-        says: /unknown backend type: gre; set Backend\.Type to udp or alloc/,
+        says: /unknown backend type: gre; set Backend\.Type to udp, vxlan, host-gw or alloc/,
       },
     ])
   })

@@ -5,6 +5,7 @@ import type { BackendContext } from '../../../lib/backend/backend.js'
 import { OVERHEAD } from '../../../lib/backend/mtu.js'
 import { chooseUnderlay } from '../../../lib/backend/underlay.js'
 import { systemClock } from '../../../lib/subnet/clock.js'
+import { parseAddress } from '../../../lib/subnet/prefix.js'
 import { parseNetworkConfig } from '../../../lib/subnet/network-config.js'
 import { hostNetwork, link } from '../../helpers/hosts.js'
 
@@ -70,18 +71,10 @@ t.test('a lease of udp and alloc names no type, as flannel has it', t => {
 })
 
 t.test("flannel's other types are refused by name, with what there is", t => {
-  for (const type of [
-    'vxlan',
-    'host-gw',
-    'wireguard',
-    'ipip',
-    'ipsec',
-    'extension',
-    'tencent-vpc',
-  ]) {
+  for (const type of ['wireguard', 'ipip', 'ipsec', 'extension', 'tencent-vpc']) {
     t.equal(
       refusal(t, { Backend: { Type: type } }, 'ERR_BACKEND_UNSUPPORTED'),
-      `backend type ${type} is not supported by this build; set Backend.Type to udp or alloc`,
+      `backend type ${type} is not supported by this build; set Backend.Type to udp, vxlan, host-gw or alloc`,
     )
   }
   t.end()
@@ -91,9 +84,54 @@ t.test('a type that nobody knows is refused by name, with what there is', t => {
   for (const type of ['gre', 'constructor', '__proto__', '']) {
     t.equal(
       refusal(t, { Backend: { Type: type } }, 'ERR_BACKEND_UNKNOWN'),
-      `unknown backend type: ${type}; set Backend.Type to udp or alloc`,
+      `unknown backend type: ${type}; set Backend.Type to udp, vxlan, host-gw or alloc`,
     )
   }
+  t.end()
+})
+
+t.test('vxlan takes its headers off the MTU, and off that of its option', t => {
+  const mtuOf = (backend: object): number =>
+    planBackend(context({ Backend: { Type: 'vxlan', ...backend } })).overlayMtu
+  t.strictSame([OVERHEAD.vxlan(4), OVERHEAD.vxlan(6)], [50, 70])
+  t.equal(mtuOf({}), 1450)
+  t.equal(mtuOf({ MTU: 1400 }), 1350)
+  t.equal(planBackend(context({ Backend: { Type: 'vxlan' } }, 9000)).leaseType, 'vxlan')
+  t.end()
+})
+
+t.test('vxlan refuses options that cannot be meant', t => {
+  for (const [option, why] of [
+    [{ VNI: 0 }, 'Backend.VNI is 0; it must be a number from 1 to 16777215'],
+    [{ VNI: '1' }, 'Backend.VNI is "1"; it must be a number from 1 to 16777215'],
+    [{ Port: 65_536 }, 'Backend.Port is 65536; it must be a number from 0 to 65535'],
+    [{ GBP: 1 }, 'Backend.GBP is 1; it must be true or false'],
+    [{ Learning: 'no' }, 'Backend.Learning is "no"; it must be true or false'],
+    [
+      { DirectRouting: 'yes' },
+      'Backend.DirectRouting is "yes"; it must be true or false',
+    ],
+    [{ MTU: 600 }, 'Backend.MTU is 600; it is that of the outer packets, 1280 or more'],
+  ] as const) {
+    const config = { Backend: { Type: 'vxlan', ...option } }
+    t.equal(refusal(t, config, 'ERR_BACKEND_OPTION'), why)
+  }
+  t.throws(() => planBackend(context({ Backend: { Type: 'vxlan', MTU: 9000 } })), {
+    message: 'Backend.MTU is 9000, more than the 1500 of eth0',
+  })
+  t.end()
+})
+
+t.test('host-gw takes nothing off the MTU, and is not for hosts behind NAT', t => {
+  const plan = planBackend(context({ Backend: { Type: 'host-gw' } }))
+  t.strictSame([plan.overlayMtu, plan.leaseType], [1500, 'host-gw'])
+  const here = context({ Backend: { Type: 'host-gw' } })
+  const publicAddresses = { 4: parseAddress('203.0.113.1') }
+  const behindNat = { ...here, underlay: { ...here.underlay, publicAddresses } }
+  t.throws(() => planBackend(behindNat), {
+    code: 'ERR_BACKEND_UNSUPPORTED',
+    message: /your PublicIP differs from interface IP.*192\.0\.2\.1 on eth0/,
+  })
   t.end()
 })
 

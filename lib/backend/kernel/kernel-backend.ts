@@ -1,0 +1,258 @@
+import { type FailedLine, forceBatch } from '../../linux/iproute.js'
+import { type IpObject, monitorIp } from '../../linux/ip-monitor.js'
+import { runAll } from '../../subnet/loops.js'
+import type { Backend, BackendContext, Remote, RouteToRemote } from '../backend.js'
+import { BackendError } from '../errors.js'
+import { findObjects } from './found.js'
+import {
+  type Changes,
+  type KernelObject,
+  type KernelObjects,
+  byKey,
+  changesBetween,
+} from './objects.js'
+import { endLeftPaths } from '../udp/packet-path.js'
+import { networksOf, removeLeft } from './left.js'
+import { Rivalry } from './rivalry.js'
+
+/** Changes that follow each other closely are looked at once. */
+const SETTLE_MS = 100
+
+/** Looked at this often even if nothing was heard. */
+const POLL_MS = 30_000
+
+const WATCHED: readonly IpObject[] = ['link', 'address', 'route', 'neigh']
+
+/** What a type of backend makes of remotes. */
+export interface KernelPlan {
+  readonly type: string
+  /** Device that packets to remotes leave by. */
+  readonly device: string
+  /** Devices of our own. */
+  readonly devices: readonly string[]
+  /** Makes and mends our own devices. Returns what was wrong with them. */
+  ensureDevices(): Promise<string[]>
+  removeDevices(): Promise<void>
+  /** What the kernel is to have for these remotes, and why some are left out. */
+  want(remotes: readonly Remote[]): Promise<Wanted>
+  routeTo(remote: Remote): RouteToRemote | undefined
+  /** For the status. */
+  describe(): Record<string, unknown>
+}
+
+export interface Wanted {
+  readonly objects: readonly KernelObject[]
+  readonly skipped: readonly { readonly subnet: string; readonly why: string }[]
+}
+
+/**
+ * A backend whose packets the kernel carries: makes it have what the remotes ask
+ * for, and puts right what others change. Both are the same: look, compare, write
+ * the difference.
+ */
+export class KernelBackend implements Backend {
+  readonly #context: BackendContext
+  readonly #plan: KernelPlan
+  readonly #rivalry: Rivalry
+  #remotes: readonly Remote[] | undefined
+  #skipped: Wanted['skipped'] = []
+  /** What was found or put last: what differs from it was changed by somebody else. */
+  #known: KernelObjects = new Map()
+  /** What another backend type has left is gone. */
+  #isAlone = false
+  /** One look at a time. */
+  #busy: Promise<unknown> = Promise.resolve()
+
+  constructor(context: BackendContext, plan: KernelPlan) {
+    this.#context = context
+    this.#plan = plan
+    this.#rivalry = new Rivalry(context.clock)
+  }
+
+  get device(): string {
+    return this.#plan.device
+  }
+
+  async apply(remotes: readonly Remote[]): Promise<void> {
+    this.#remotes = remotes
+    await this.#inTurn(() => this.#settle())
+  }
+
+  routeTo(remote: Remote): RouteToRemote | undefined {
+    return this.#plan.routeTo(remote)
+  }
+
+  async permit(): Promise<void> {
+    // The kernel carries the packets, whether we are there or not.
+  }
+
+  /** Puts right what others change. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#context
+    let wake = new AbortController()
+    const onEvent = (): void => {
+      wake.abort()
+    }
+    await runAll(signal, [
+      async each => {
+        try {
+          await monitorIp(WATCHED, onEvent, each)
+        } catch (error) {
+          log.warn(
+            { reason: String(error) },
+            'cannot monitor routes; looking now and then',
+          )
+        }
+      },
+      async each => {
+        for (;;) {
+          await clock.sleep(POLL_MS, AbortSignal.any([each, wake.signal]))
+          await clock.sleep(SETTLE_MS, each)
+          if (each.aborted) return
+          wake = new AbortController()
+          try {
+            await this.#inTurn(() => this.#settle())
+          } catch (error) {
+            if (!(error instanceof BackendError)) throw error
+            log.error(
+              { reason: error.message },
+              'cannot put the host right; trying again',
+            )
+          }
+        }
+      },
+    ])
+  }
+
+  async #inTurn<T>(act: () => Promise<T>): Promise<T> {
+    const turn = this.#busy.then(act)
+    this.#busy = turn.catch(() => undefined)
+    return await turn
+  }
+
+  /** Nothing is touched before the remotes are known: what a former daemon made stands until then. */
+  async #settle(): Promise<void> {
+    const remotes = this.#remotes
+    if (remotes === undefined) return
+    try {
+      const mended = await this.#plan.ensureDevices()
+      this.#sayMended(mended)
+      const wanted = await this.#plan.want(remotes)
+      this.#saySkipped(wanted.skipped)
+      const objects = byKey(wanted.objects)
+      this.#sayRepaired(await this.#write(objects), objects)
+      this.#known = objects
+    } catch (cause) {
+      if (cause instanceof BackendError) throw cause
+      throw new BackendError('ERR_DEVICE', (cause as Error).message, { cause })
+    }
+  }
+
+  /** Makes the kernel have the objects. Returns what it had. */
+  async #write(objects: KernelObjects): Promise<KernelObjects> {
+    const found = await this.#find()
+    const changes = this.#rivalry.spare(changesBetween(found, objects))
+    if (this.#isAlone) {
+      await this.#make(changes)
+      return found
+    }
+    // What another type has left goes when our own routes stand, so that packets
+    // always have a way; unless it is in theirs, as the packet path's route is in IPv6.
+    const why = await this.#make(changes).catch((error: unknown) => error)
+    await removeLeft(this.#context, this.#plan.devices)
+    await endLeftPaths(this.#context)
+    this.#isAlone = true
+    if (why !== undefined) await this.#make(changesBetween(await this.#find(), objects))
+    return found
+  }
+
+  async #find(): Promise<KernelObjects> {
+    return byKey(await findObjects(networksOf(this.#context), this.#plan.devices))
+  }
+
+  async #make({ removed, put }: Changes): Promise<void> {
+    const failed: FailedLine[] = []
+    for (const [program, lines] of inBatches([
+      ...removed.map(object => [object.program, object.remove] as const),
+      ...put.flatMap(({ program, put: lines }) =>
+        lines.map(line => [program, line] as const),
+      ),
+    ]))
+      failed.push(...(await forceBatch(program, lines)))
+    // What is gone already need not be removed.
+    const [first] = failed.filter(({ line }) => !line.includes(' delete '))
+    if (first !== undefined)
+      throw new BackendError('ERR_DEVICE', `${first.line}: ${first.why}`)
+  }
+
+  /** What we wanted before and want now, and is not so, somebody else has changed. */
+  #sayRepaired(found: KernelObjects, wanted: KernelObjects): void {
+    const { log } = this.#context
+    const changed = [...wanted.values()].filter(
+      ({ key, spec }) =>
+        this.#known.get(key)?.spec === spec && found.get(key)?.spec !== spec,
+    )
+    for (const { key, spec } of changed) {
+      const now = found.get(key)?.spec ?? 'gone'
+      if (this.#rivalry.note(key))
+        log.error(
+          { object: key, wanted: spec, now },
+          'somebody changes this again and again; leaving it for a minute',
+        )
+    }
+    if (changed.length > 0)
+      log.warn(
+        { count: changed.length, first: changed[0]?.key },
+        'routes or neighbours of ours were changed; put back',
+      )
+  }
+
+  #sayMended(mended: readonly string[]): void {
+    if (mended.length === 0) return
+    const { log } = this.#context
+    log.info({ devices: mended }, 'devices made or mended')
+  }
+
+  #saySkipped(skipped: Wanted['skipped']): void {
+    const before = new Set(this.#skipped.map(({ subnet, why }) => `${subnet} ${why}`))
+    for (const { subnet, why } of skipped)
+      if (!before.has(`${subnet} ${why}`))
+        this.#context.log.warn({ subnet, reason: why }, 'remote left out')
+    this.#skipped = skipped
+  }
+
+  describe(): Promise<Record<string, unknown>> {
+    return Promise.resolve({
+      type: this.#plan.type,
+      device: this.device,
+      ...this.#plan.describe(),
+      objects: this.#known.size,
+      ...(this.#skipped.length > 0 && { skipped: this.#skipped }),
+      ...(this.#rivalry.objects.length > 0 && { rivals: this.#rivalry.objects }),
+    })
+  }
+
+  /** `keep` leaves the kernel carrying packets. */
+  async close(how: 'keep' | 'end'): Promise<void> {
+    if (how === 'keep') return
+    await this.#inTurn(async () => {
+      this.#remotes = undefined
+      const found = await this.#find()
+      await this.#make(changesBetween(found, new Map()))
+      await this.#plan.removeDevices()
+    })
+  }
+}
+
+/** Lines of one program that follow each other go together. */
+function inBatches(
+  lines: readonly (readonly ['ip' | 'bridge', string])[],
+): ['ip' | 'bridge', string[]][] {
+  const batches: ['ip' | 'bridge', string[]][] = []
+  for (const [program, line] of lines) {
+    const last = batches.at(-1)
+    if (last?.[0] === program) last[1].push(line)
+    else batches.push([program, [line]])
+  }
+  return batches
+}

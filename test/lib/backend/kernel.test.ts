@@ -1,0 +1,295 @@
+/** Kernel backends as text: what is wanted, what is there, and the lines between. */
+import t from 'tap'
+import {
+  type Changes,
+  type KernelObject,
+  byKey,
+  changesBetween,
+} from '../../../lib/backend/kernel/objects.js'
+import { Rivalry } from '../../../lib/backend/kernel/rivalry.js'
+import { type VtepDevice, linesToMend } from '../../../lib/backend/kernel/vtep-device.js'
+import { wantVxlan } from '../../../lib/backend/kernel/vxlan-objects.js'
+import type { Remote } from '../../../lib/backend/backend.js'
+import type { Link } from '../../../lib/linux/iproute.js'
+import { parseAddress, parsePrefix } from '../../../lib/subnet/prefix.js'
+import { ManualClock } from '../../fakes/manual-clock.js'
+import { subnetOf } from '../../helpers/lease-host.js'
+import { fc, holds } from '../../helpers/property.js'
+
+const DEVICE: VtepDevice = {
+  family: 4,
+  name: 'flannel.1',
+  alias: 'flanneld:net',
+  vni: 1,
+  port: 8472,
+  link: 'eth0',
+  local: '192.0.2.1',
+  learning: false,
+  gbp: false,
+  mtu: 1450,
+  mac: '02:00:00:00:00:01',
+  address: '10.5.1.0',
+  network: parsePrefix('10.5.0.0/16'),
+}
+const DEVICE6: VtepDevice = {
+  ...DEVICE,
+  family: 6,
+  name: 'flannel-v6.1',
+  local: '2001:db8::1',
+  mac: '02:00:00:00:06:01',
+  address: 'fd00:5:0:1::',
+  network: parsePrefix('fd00:5::/48'),
+}
+const NO_DIRECT = { device: 'eth0', addresses: new Set<string>() }
+
+function remote(number: number, fields: Partial<Remote['holder']> = {}): Remote {
+  const byte = number.toString(16).padStart(2, '0')
+  return {
+    subnet: subnetOf(`10.5.${number}.0/24`, `fd00:5:0:${byte}::/64`),
+    holder: {
+      publicIp: parseAddress(`192.0.2.${number}`),
+      publicIpv6: parseAddress(`2001:db8::${byte}`),
+      backendType: 'vxlan',
+      backendData: { VNI: 1, VtepMAC: `02:00:00:00:00:${byte}` },
+      backendV6Data: { VNI: 1, VtepMAC: `02:00:00:00:06:${byte}` },
+      hostId: `host-${number}`,
+      ...fields,
+    },
+  }
+}
+
+const textOf = (objects: readonly KernelObject[]): string[] =>
+  objects.map(({ key, spec }) => `${key} ${spec}`)
+
+t.test('a remote is three objects of each family, as flannel makes them', t => {
+  const { objects, skipped } = wantVxlan([remote(2)], [DEVICE, DEVICE6], NO_DIRECT)
+
+  t.strictSame(
+    objects.flatMap(({ program, put }) => put.map(line => `${program} ${line}`)),
+    [
+      'bridge fdb replace 02:00:00:00:00:02 dev flannel.1 dst 192.0.2.2 self permanent',
+      'ip neighbour replace 10.5.2.0 lladdr 02:00:00:00:00:02 dev flannel.1 nud permanent',
+      'ip route replace 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink proto 76',
+      'bridge fdb replace 02:00:00:00:06:02 dev flannel-v6.1 dst 2001:db8::2 self permanent',
+      'ip neighbour replace fd00:5:0:2:: lladdr 02:00:00:00:06:02 dev flannel-v6.1 nud permanent',
+      'ip route delete fd00:5:0:2::/64 metric 1024',
+      'ip route replace fd00:5:0:2::/64 via fd00:5:0:2:: dev flannel-v6.1 onlink proto 76',
+    ],
+  )
+  t.strictSame(skipped, [])
+  t.end()
+})
+
+t.test('a remote on the link is one route with DirectRouting', t => {
+  const direct = { device: 'eth0', addresses: new Set(['192.0.2.2']) }
+  const { objects } = wantVxlan([remote(2), remote(3)], [DEVICE], direct)
+
+  t.strictSame(textOf(objects), [
+    'route 10.5.2.0/24 via 192.0.2.2 dev eth0',
+    'fdb flannel.1 02:00:00:00:00:03 dst 192.0.2.3',
+    'neighbour flannel.1 10.5.3.0 lladdr 02:00:00:00:00:03',
+    'route 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink',
+  ])
+  t.end()
+})
+
+t.test('a record that cannot be used is left out, and says why', t => {
+  const cases: readonly (readonly [Partial<Remote['holder']>, RegExp])[] = [
+    [{ backendData: undefined }, /no VtepMAC/],
+    [{ backendData: 'x' }, /no VtepMAC/],
+    [{ backendData: { VtepMAC: '02:00:00:00:00' } }, /no VtepMAC/],
+    [{ backendData: { VtepMAC: '01:00:5e:00:00:01' } }, /no VtepMAC/],
+    [{ backendData: { VtepMAC: '00:00:00:00:00:00' } }, /no VtepMAC/],
+    [{ backendData: { VtepMAC: '02:00:00:00:00:02; reboot' } }, /no VtepMAC/],
+    [
+      { backendData: { VNI: 7, VtepMAC: '02:00:00:00:00:02' } },
+      /its VNI is 7, ours is 1/,
+    ],
+    [{ backendData: { VtepMAC: DEVICE.mac.toUpperCase() } }, /its MAC address is ours/],
+    [{ backendData: { VtepMAC: '02:00:00:00:00:03' } }, /is that of 10\.5\.3\.0\/24/],
+    [{ publicIp: undefined as never }, /no PublicIP of IPv4/],
+  ]
+  for (const [fields, why] of cases) {
+    const { objects, skipped } = wantVxlan(
+      [remote(3), remote(2, fields)],
+      [DEVICE],
+      NO_DIRECT,
+    )
+    t.equal(objects.length, 3, 'the other is there')
+    t.match(skipped, [{ why }])
+  }
+  t.end()
+})
+
+/** A kernel that keeps lines. */
+class TextKernel {
+  readonly objects = new Map<string, KernelObject>()
+
+  run({ removed, put }: Changes): void {
+    for (const { key } of removed) this.objects.delete(key)
+    for (const object of put) {
+      // A route needs its neighbour and that its entry, as packets do.
+      const below = [...this.objects.values()].filter(({ rank }) => rank < object.rank)
+      if (object.spec.includes('onlink') && below.length === 0)
+        throw new Error(`${object.key} before what it needs`)
+      this.objects.set(object.key, object)
+    }
+  }
+}
+
+t.test(
+  'from any state to any other the kernel has what is wanted, and a second look finds nothing to do',
+  async t => {
+    const states = fc.array(
+      fc.uniqueArray(
+        fc.record({
+          number: fc.integer({ min: 2, max: 12 }),
+          mac: fc.integer({ min: 2, max: 14 }),
+          host: fc.integer({ min: 2, max: 14 }),
+        }),
+        { selector: ({ number }) => number, maxLength: 8 },
+      ),
+      { minLength: 1, maxLength: 8 },
+    )
+    await holds(
+      t,
+      fc.property(states, walk => {
+        const kernel = new TextKernel()
+        return walk.every(state => {
+          const remotes = state.map(({ number, mac, host }) =>
+            remote(number, {
+              publicIp: parseAddress(`192.0.2.${host}`),
+              backendData: {
+                VtepMAC: `02:00:00:00:00:${mac.toString(16).padStart(2, '0')}`,
+              },
+            }),
+          )
+          const wanted = byKey(wantVxlan(remotes, [DEVICE, DEVICE6], NO_DIRECT).objects)
+          kernel.run(changesBetween(kernel.objects, wanted))
+          const again = changesBetween(kernel.objects, wanted)
+          const isSame =
+            textOf([...kernel.objects.values()])
+              .sort()
+              .join() ===
+            textOf([...wanted.values()])
+              .sort()
+              .join()
+          return isSame && again.put.length + again.removed.length === 0
+        })
+      }),
+    )
+  },
+)
+
+const LINK: Link = {
+  index: 4,
+  name: 'flannel.1',
+  mtu: 1450,
+  up: true,
+  kind: 'vxlan',
+  mac: DEVICE.mac,
+  alias: DEVICE.alias,
+  vxlan: {
+    vni: 1,
+    port: 8472,
+    local: '192.0.2.1',
+    link: 'eth0',
+    learning: false,
+    gbp: false,
+  },
+  addresses: [address('10.5.1.0', 32)],
+}
+
+function address(local: string, prefixLength: number): Link['addresses'][number] {
+  return {
+    family: local.includes(':') ? 6 : 4,
+    local,
+    prefixLength,
+    scope: 'global',
+    deprecated: false,
+    temporary: false,
+    dynamic: false,
+    tentative: false,
+  }
+}
+
+t.test('a device is mended where it can be, and else made anew', t => {
+  const create = [
+    'link add flannel.1 address 02:00:00:00:00:01 type vxlan id 1 dev eth0 local 192.0.2.1 dstport 8472 nolearning',
+    'link set dev flannel.1 alias flanneld:net addrgenmode none',
+    'link set dev flannel.1 mtu 1450 up',
+    'address add 10.5.1.0/32 dev flannel.1',
+  ]
+  const cases: readonly (readonly [string, Link | undefined, readonly string[]])[] = [
+    ['as it is to be', LINK, []],
+    ['not there', undefined, create],
+    ['another MTU', { ...LINK, mtu: 1400 }, ['link set dev flannel.1 mtu 1450']],
+    ['down', { ...LINK, up: false }, ['link set dev flannel.1 up']],
+    [
+      'another MAC',
+      { ...LINK, mac: '02:00:00:00:00:09' },
+      ['link set dev flannel.1 address 02:00:00:00:00:01'],
+    ],
+    [
+      "flannel's",
+      { ...LINK, alias: undefined },
+      ['link set dev flannel.1 alias flanneld:net'],
+    ],
+    [
+      'an address of an earlier subnet, and one of an operator',
+      { ...LINK, addresses: [address('10.5.7.0', 32), address('192.0.2.99', 24)] },
+      [
+        'address delete 10.5.7.0/32 dev flannel.1',
+        'address add 10.5.1.0/32 dev flannel.1',
+      ],
+    ],
+    ...(
+      [
+        { vni: 2 },
+        { port: 4789 },
+        { local: '192.0.2.3' },
+        { link: 'eth1' },
+        { learning: true },
+        { gbp: true },
+      ] as const
+    ).map(
+      change =>
+        [
+          JSON.stringify(change),
+          { ...LINK, vxlan: { ...LINK.vxlan!, ...change } },
+          ['link delete flannel.1', ...create],
+        ] as const,
+    ),
+  ]
+  for (const [what, link, lines] of cases)
+    t.strictSame(linesToMend(DEVICE, link), lines, what)
+  t.throws(() => linesToMend(DEVICE, { ...LINK, kind: 'dummy', vxlan: undefined }), {
+    code: 'ERR_DEVICE',
+    message: /there is a device flannel\.1 of kind dummy; remove it, or set another VNI/,
+  })
+  t.throws(() => linesToMend(DEVICE, { ...LINK, alias: 'flanneld:other' }), {
+    message: /the device flannel\.1 is that of flanneld:other; set another VNI/,
+  })
+  t.end()
+})
+
+t.test('what somebody changes again and again is left alone for a minute', async t => {
+  const clock = new ManualClock()
+  const rivalry = new Rivalry(clock)
+  const [object] = wantVxlan([remote(2)], [DEVICE], NO_DIRECT).objects
+  const { key } = object!
+  const changes = { removed: [], put: [object!] }
+
+  const verdicts = Array.from({ length: 8 }, () => rivalry.note(key))
+  t.strictSame(verdicts, [false, false, false, false, false, true, false, false])
+  t.strictSame(rivalry.objects, [key])
+  t.strictSame(rivalry.spare(changes).put, [])
+
+  await clock.advance(61_000)
+  t.strictSame(rivalry.objects, [])
+  t.strictSame(rivalry.spare(changes).put, [object])
+  for (let times = 0; times < 20; times++) {
+    t.notOk(rivalry.note(key), 'now and then is no rivalry')
+    await clock.advance(15_000)
+  }
+})
