@@ -97,6 +97,11 @@ export const FLANNELD_FLAGS = {
     default: '',
     describe: 'regular expression for addresses, then names, tried after --iface',
   },
+  'iface-timeout': {
+    type: 'integer',
+    default: '0',
+    describe: 'seconds to wait for an interface or default route that is not there yet',
+  },
   'iface-can-reach': {
     type: 'string',
     default: '',

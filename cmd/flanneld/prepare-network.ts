@@ -69,7 +69,8 @@ export async function prepareNetwork(
   state.phase = 'starting'
 
   checkBackend(config)
-  const underlay = await findUnderlay(flags, config, log)
+  const underlay = await findUnderlay(context, config)
+  if (underlay === undefined) return undefined
   const directory = networkDirectory(config.families.map(family => family.network))
   const stateDir = join(places.stateDir, directory)
   await makePlaces(stateDir)

@@ -1,5 +1,4 @@
 import { join } from 'node:path'
-import type { Logger } from 'pino'
 import { BackendError } from '../../lib/backend/errors.js'
 import { findOverlaps } from '../../lib/backend/overlap.js'
 import {
@@ -12,18 +11,25 @@ import { readSysctl } from '../../lib/linux/sysctl.js'
 import type { NetworkConfig } from '../../lib/subnet/network-config.js'
 import { type Address, type Family, parseAddress } from '../../lib/subnet/prefix.js'
 import { type Subnet, subnetPrefix } from '../../lib/subnet/subnet-key.js'
-import type { DaemonFlags } from './daemon.js'
+import type { DaemonContext, DaemonFlags } from './daemon.js'
 import { endpointHosts } from './etcd-options.js'
 import { readFileIfAny } from './files.js'
 import { UsageError } from './parse-flags.js'
 
-/** Chooses the interface to the other hosts. Throws ERR_UNDERLAY or UsageError. */
+/** How often an interface that is not there is looked for. */
+const UNDERLAY_POLL_MS = 500
+
+/**
+ * Chooses the interface to the other hosts. Undefined when the daemon is stopped
+ * meanwhile. Throws ERR_UNDERLAY or UsageError.
+ */
 export async function findUnderlay(
-  flags: DaemonFlags,
+  context: DaemonContext,
   config: NetworkConfig,
-  log: Logger,
-): Promise<Underlay> {
-  const underlay = await chooseUnderlayNow(flags, config)
+): Promise<Underlay | undefined> {
+  const { log } = context
+  const underlay = await waitForUnderlay(context, config)
+  if (underlay === undefined) return undefined
   for (const note of underlay.notes) log.warn(note)
   log.info({ device: underlay.device, mtu: underlay.mtu }, 'underlay interface')
   if ((await readSysctl('net/ipv4/ip_forward')) === '0') {
@@ -32,6 +38,30 @@ export async function findUnderlay(
     )
   }
   return underlay
+}
+
+/** An interface or default route may come later than we do (--iface-timeout). */
+async function waitForUnderlay(
+  { flags, clock, state, stop, log }: DaemonContext,
+  config: NetworkConfig,
+): Promise<Underlay | undefined> {
+  const deadline = clock.now() + flags['iface-timeout'] * 1000
+  let said = ''
+  while (!stop.aborted) {
+    try {
+      const underlay = await chooseUnderlayNow(flags, config)
+      state.phase = 'starting'
+      return underlay
+    } catch (error) {
+      if (!(error instanceof BackendError) || clock.now() >= deadline) throw error
+      if (error.message !== said)
+        log.warn({ reason: error.message }, 'waiting for the interface to other hosts')
+      said = error.message
+      state.wait(error.message)
+      await clock.sleep(UNDERLAY_POLL_MS, stop)
+    }
+  }
+  return undefined
 }
 
 /** The choice as this host's interfaces are at the moment. Throws ERR_UNDERLAY or UsageError. */

@@ -20,10 +20,14 @@ export function readNumber(
   throw wrong(name, value, `a number from ${least} to ${most}`)
 }
 
-/** A switch among the options of `Backend`, off unless it is set. Throws ERR_BACKEND_OPTION. */
-export function readSwitch(options: JsonObject, name: string): boolean {
+/** A switch among the options of `Backend`. Throws ERR_BACKEND_OPTION. */
+export function readSwitch(
+  options: JsonObject,
+  name: string,
+  otherwise = false,
+): boolean {
   const value = option(options, name)
-  if (value === undefined || typeof value === 'boolean') return value ?? false
+  if (value === undefined || typeof value === 'boolean') return value ?? otherwise
   throw wrong(name, value, 'true or false')
 }
 

@@ -1,6 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { readFile, writeFile } from 'node:fs/promises'
+import { release } from 'node:os'
 import { batch, listLinks } from '../linux/iproute.js'
+import { hasTxChecksum, setTxChecksum } from '../linux/ethtool.js'
 import { writeSysctl } from '../linux/sysctl.js'
 import type { NetworkConfig } from '../subnet/network-config.js'
 import { FAMILIES, type Family, baseAddress, formatAddress } from '../subnet/prefix.js'
@@ -38,6 +40,8 @@ interface VxlanOptions {
   readonly gbp: boolean
   readonly learning: boolean
   readonly directRouting: boolean
+  /** Leave checksums of inner packets to the hardware. */
+  readonly checksumOffload: boolean
 }
 
 /** Throws BackendError. */
@@ -56,7 +60,17 @@ export function checkVxlan({ backend: { options } }: NetworkConfig): VxlanOption
     gbp: readSwitch(options, 'GBP'),
     learning: readSwitch(options, 'Learning'),
     directRouting: readSwitch(options, 'DirectRouting'),
+    checksumOffload: readSwitch(options, 'ChecksumOffload', hasSoundOffload(release())),
   }
+}
+
+/**
+ * Kernels before 5.7 may write a checksum into a masqueraded UDP header that has
+ * none, so that services time out (flannel #1279; fixed by ea64d8d6c675).
+ */
+export function hasSoundOffload(kernel: string): boolean {
+  const [major = 0, minor = 0] = kernel.split('.').map(part => parseInt(part, 10))
+  return major > 5 || (major === 5 && minor >= 7)
 }
 
 export function planVxlan(context: BackendContext): BackendPlan {
@@ -196,23 +210,24 @@ class VxlanPlan implements KernelPlan {
     const links = await listLinks()
     const mended: string[] = []
     for (const device of this.#devices) {
-      const link = links.find(({ name }) => name === device.name)
-      const lines = linesToMend(device, link)
-      if (lines.length === 0) continue
-      try {
-        await batch(lines)
-      } catch (cause) {
-        throw new BackendError(
-          'ERR_DEVICE',
-          `cannot set up ${device.name}: ${(cause as Error).message}${hintOf(cause as Error)}`,
-          { cause },
-        )
-      }
-      if (device.family === 6)
-        await writeSysctl(`net/ipv6/conf/${device.name}/accept_ra`, '0')
-      mended.push(device.name)
+      const { name } = device
+      const lines = linesToMend(
+        device,
+        links.find(link => link.name === name),
+      )
+      if (lines.length > 0) await setUp(device, lines)
+      const isMended = this.#mendOffload(device)
+      if (lines.length > 0 || isMended) mended.push(name)
     }
     return mended
+  }
+
+  /** Returns whether there was something to do. */
+  #mendOffload({ name }: VtepDevice): boolean {
+    const { checksumOffload } = this.#options
+    if (hasTxChecksum(name) === checksumOffload) return false
+    setTxChecksum(name, checksumOffload)
+    return true
   }
 
   async removeDevices(): Promise<void> {
@@ -259,7 +274,21 @@ class VxlanPlan implements KernelPlan {
   }
 }
 
-function hintOf({ message }: Error): string {
+async function setUp(
+  { name, family }: VtepDevice,
+  lines: readonly string[],
+): Promise<void> {
+  try {
+    await batch(lines)
+  } catch (cause) {
+    const why = (cause as Error).message
+    const message = `cannot set up ${name}: ${why}${hintOf(why)}`
+    throw new BackendError('ERR_DEVICE', message, { cause })
+  }
+  if (family === 6) await writeSysctl(`net/ipv6/conf/${name}/accept_ra`, '0')
+}
+
+function hintOf(message: string): string {
   if (/Operation not supported|Unknown device type/.test(message))
     return '; this kernel has no vxlan: modprobe vxlan, or set Backend.Type to udp'
   if (message.includes('File exists'))

@@ -304,6 +304,26 @@ await inOwnNetwork(t, import.meta.url, async () => {
     },
   )
 
+  t.test('an interface that is not there yet is waited for', async t => {
+    const config = network('10.5.0.0/16', { Type: 'alloc' })
+    const late = ['--iface=late0', '--iface-timeout=60']
+    const daemon = start(t, commandLine(await newPrefix(config), late))
+    t.match(
+      await daemon.says(/waiting for the interface/),
+      /^WARN {2}waiting for the interface to other hosts {2}reason="Failed to find interface.*--iface=late0/,
+    )
+    t.ok(daemon.isRunning)
+    ip('link add late0 type veth peer name late1')
+    ip('address add 198.51.100.1/24 dev late0')
+    ip('link set late0 up')
+    await daemon.says(/subnet file written/)
+    t.equal(await daemon.stop(), 0)
+
+    const brief = ['--iface=late7', '--iface-timeout=1']
+    const other = start(t, commandLine(await newPrefix(config), brief))
+    t.equal(await other.ended(), 1, 'not for ever')
+  })
+
   t.test('an etcd that is not there is waited for', async t => {
     const away = 'http://127.0.0.1:9'
     const daemon = start(t, commandLine('/bi-away', [`--etcd-endpoints=${away}`]))

@@ -24,6 +24,7 @@ import type { PathStatus } from './open-test-lab.js'
 import { waitFor } from '../helpers/wait-for.js'
 
 const PROGRAM = new URL('../../cmd/flanneld.js', import.meta.url).pathname
+const FLANNELCTL = new URL('../../cmd/flannelctl.js', import.meta.url).pathname
 const ETCD = 'http://192.0.2.1:2379'
 export const SIDES = [1, 2] as const
 export type Side = (typeof SIDES)[number]
@@ -35,6 +36,11 @@ export interface Pair {
   /** This host's own overlay address of a family. */
   addressOf(side: Side, family: 4 | 6): string
   path(side: Side): Promise<PathStatus>
+  stop(side: Side, signal: NodeJS.Signals): Promise<void>
+  /** The subnet file as it is now. */
+  environment(side: Side): Promise<ReadonlyMap<string, string>>
+  /** Runs flannelctl with the flags of that host's daemon. */
+  flannelctl(side: Side, ...args: readonly string[]): Promise<string>
   /** Ends a daemon and starts it with other flags. Resolves when it is ready. */
   restart(side: Side, signal: NodeJS.Signals, flags: readonly string[]): Promise<void>
   /** TCP from host 1 to host 2. Returns Mbit/s. */
@@ -153,12 +159,24 @@ export async function openPair(
     const status = await askDaemon(flagsOf(side))
     return (status?.backend as unknown as { path: PathStatus }).path
   }
+  const stop = async (side: Side, signal: NodeJS.Signals): Promise<void> => {
+    await daemons.get(side)?.end(signal)
+  }
+  const environment = async (side: Side): Promise<ReadonlyMap<string, string>> =>
+    parseVariables(await readFile(flagsOf(side)['subnet-file'], 'utf8'))
+  const flannelctl = async (side: Side, ...args: readonly string[]): Promise<string> => {
+    const places = Object.entries(flagsOf(side)).map(
+      ([flag, value]) => `--${flag}=${value}`,
+    )
+    const [name = '', ...rest] = args
+    return await inside(side, process.execPath, FLANNELCTL, name, ...places, ...rest)
+  }
   const restart = async (
     side: Side,
     signal: NodeJS.Signals,
     more: readonly string[],
   ): Promise<void> => {
-    await daemons.get(side)?.end(signal)
+    await stop(side, signal)
     startDaemon(side, more)
     await happens('the daemon is ready', async () => {
       const status = await askDaemon(flagsOf(side))
@@ -190,7 +208,18 @@ export async function openPair(
       return bits > 0 ? bits / 1e6 : undefined
     })
   }
-  return { namespaceOf, variables, inside, addressOf, path, restart, transfer }
+  return {
+    namespaceOf,
+    variables,
+    inside,
+    addressOf,
+    path,
+    stop,
+    environment,
+    flannelctl,
+    restart,
+    transfer,
+  }
 }
 
 export async function reaches(

@@ -68,7 +68,7 @@ t.test('host-gw puts back what others take away', async t => {
 const STEPS = [
   [{ Type: 'vxlan' }, ['flannel-v6.1', 'flannel.1', 'flannel.1', 'flannel-v6.1']],
   [
-    { Type: 'vxlan', VNI: 7, Port: 4789, GBP: true },
+    { Type: 'vxlan', VNI: 7, Port: 4789, GBP: true, ChecksumOffload: false },
     ['flannel-v6.7', 'flannel.7', 'flannel.7', 'flannel-v6.7'],
   ],
   [{ Type: 'udp' }, ['flannel0', 'flannel0', 'flannel0']],
@@ -95,6 +95,10 @@ for (const [backend, left] of STEPS) {
       }).catch(async () => {
         t.strictSame(await ours(side), left)
       })
+    if ('ChecksumOffload' in backend) {
+      const features = await run(1, 'ethtool -k flannel.7')
+      t.match(features, /^\ttx-checksum-ip-generic: off$/m)
+    }
     const [result] = await traffic.stop()
     t.pass(
       `${(result?.sent ?? 0) - (result?.received ?? 0)} of ${result?.sent ?? 0} packets lost`,

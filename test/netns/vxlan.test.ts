@@ -178,3 +178,31 @@ t.test('what a host left that is gone is removed at the next start', async t => 
   })
   t.match(await run(2, 'ip route show'), /203\.0\.113\.0/, 'and not what leads elsewhere')
 })
+
+t.test('the MTU of the underlay is followed', async t => {
+  for (const side of [1, 2] as const) await run(side, 'ip link set eth0 mtu 1400')
+
+  for (const side of [1, 2] as const)
+    await happens('containers are told', async () => {
+      const environment = await pair.environment(side)
+      return environment.get('FLANNEL_MTU') === '1330'
+    })
+  await everybodyReaches()
+  t.ok(await reaches(pair, 4, 1330, ['-M', 'do']), 'a packet of the MTU')
+  t.notOk(await reaches(pair, 4, 1331, ['-M', 'do']), 'and not of one more')
+  t.match(await run(1, 'ip link show dev flannel.1'), / mtu 1330 /)
+})
+
+t.test('cleanup leaves nothing of ours', async t => {
+  await pair.stop(2, 'SIGTERM')
+  t.ok(await reaches(pair, 4, 100), 'the kernel carries packets without a daemon')
+
+  const dry = await pair.flannelctl(2, 'cleanup', '--dry-run')
+  t.match(dry, /would remove 2 routes to other hosts/)
+  t.match(dry, /would remove the device flannel\.1/)
+  await pair.flannelctl(2, 'cleanup')
+
+  t.notMatch(await run(2, 'ip link show'), /flannel/)
+  t.notMatch(await run(2, 'ip route show'), / 10\.5\./)
+  t.equal(await pair.flannelctl(2, 'cleanup'), 'nothing of flanneld is left here\n')
+})
