@@ -39,6 +39,8 @@ export interface Pair {
   stop(side: Side, signal: NodeJS.Signals): Promise<void>
   /** The subnet file as it is now. */
   environment(side: Side): Promise<ReadonlyMap<string, string>>
+  /** What the daemon has said. */
+  log(side: Side): Promise<string>
   /** Runs flannelctl with the flags of that host's daemon. */
   flannelctl(side: Side, ...args: readonly string[]): Promise<string>
   /** Ends a daemon and starts it with other flags. Resolves when it is ready. */
@@ -164,6 +166,8 @@ export async function openPair(
   }
   const environment = async (side: Side): Promise<ReadonlyMap<string, string>> =>
     parseVariables(await readFile(flagsOf(side)['subnet-file'], 'utf8'))
+  const log = async (side: Side): Promise<string> =>
+    await readFile(join(directory, `flanneld-${side}.log`), 'utf8')
   const flannelctl = async (side: Side, ...args: readonly string[]): Promise<string> => {
     const places = Object.entries(flagsOf(side)).map(
       ([flag, value]) => `--${flag}=${value}`,
@@ -216,6 +220,7 @@ export async function openPair(
     path,
     stop,
     environment,
+    log,
     flannelctl,
     restart,
     transfer,

@@ -105,3 +105,27 @@ for (const [backend, left] of STEPS) {
     )
   })
 }
+
+t.test('a quarrel is named, and left for a minute', async t => {
+  const [route = ''] = (await run(1, 'ip route show proto 76')).split('\n')
+  const destination = route.split(' ')[0] ?? ''
+  const isLeft = async (): Promise<boolean> =>
+    (await run(1, 'ip route show proto 76')).includes(destination)
+
+  let repairs = 0
+  for (; repairs < 12; repairs++) {
+    await run(1, `ip route delete ${destination}`)
+    const isBack = await happens('it is back', isLeft, 3000).then(
+      () => true,
+      () => false,
+    )
+    if (!isBack) break
+  }
+
+  t.equal(repairs, 5, 'put back five times')
+  const log = await pair.log(1)
+  t.match(
+    log,
+    new RegExp(`somebody changes this again and again.*first="?route ${destination}"?`),
+  )
+})

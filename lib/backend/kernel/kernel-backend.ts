@@ -21,6 +21,8 @@ const SETTLE_MS = 100
 /** Looked at this often even if nothing was heard. */
 const POLL_MS = 30_000
 
+const MOST_SHOWN = 20
+
 const WATCHED: readonly IpObject[] = ['link', 'address', 'route', 'neigh']
 
 /** What a type of backend makes of remotes. */
@@ -58,6 +60,8 @@ export class KernelBackend implements Backend {
   #skipped: Wanted['skipped'] = []
   /** What was found or put last: what differs from it was changed by somebody else. */
   #known: KernelObjects = new Map()
+  /** Why the host could not be put right; undefined when it could. */
+  #trouble: string | undefined
   /** What another backend type has left is gone. */
   #isAlone = false
   /** One look at a time. */
@@ -110,18 +114,26 @@ export class KernelBackend implements Backend {
           await clock.sleep(SETTLE_MS, each)
           if (each.aborted) return
           wake = new AbortController()
-          try {
-            await this.#inTurn(() => this.#settle())
-          } catch (error) {
-            if (!(error instanceof BackendError)) throw error
-            log.error(
-              { reason: error.message },
-              'cannot put the host right; trying again',
-            )
-          }
+          await this.#repair()
         }
       },
     ])
+  }
+
+  /** Says once what keeps the host from being put right, and when nothing does any more. */
+  async #repair(): Promise<void> {
+    const { log } = this.#context
+    const before = this.#trouble
+    try {
+      await this.#inTurn(() => this.#settle())
+      this.#trouble = undefined
+      if (before !== undefined) log.info('the host is as it should be again')
+    } catch (error) {
+      if (!(error instanceof BackendError)) throw error
+      this.#trouble = error.message
+      if (before !== error.message)
+        log.error({ reason: error.message }, 'cannot put the host right; trying again')
+    }
   }
 
   async #inTurn<T>(act: () => Promise<T>): Promise<T> {
@@ -140,7 +152,9 @@ export class KernelBackend implements Backend {
       const wanted = await this.#plan.want(remotes)
       this.#saySkipped(wanted.skipped)
       const objects = byKey(wanted.objects)
-      this.#sayRepaired(await this.#write(objects), objects)
+      const found = await this.#find()
+      this.#sayRepaired(found, objects)
+      await this.#write(found, objects)
       this.#known = objects
     } catch (cause) {
       if (cause instanceof BackendError) throw cause
@@ -148,13 +162,12 @@ export class KernelBackend implements Backend {
     }
   }
 
-  /** Makes the kernel have the objects. Returns what it had. */
-  async #write(objects: KernelObjects): Promise<KernelObjects> {
-    const found = await this.#find()
+  /** Makes the kernel have the objects. */
+  async #write(found: KernelObjects, objects: KernelObjects): Promise<void> {
     const changes = this.#rivalry.spare(changesBetween(found, objects))
     if (this.#isAlone) {
       await this.#make(changes)
-      return found
+      return
     }
     // What another type has left goes when our own routes stand, so that packets
     // always have a way; unless it is in theirs, as the packet path's route is in IPv6.
@@ -163,7 +176,6 @@ export class KernelBackend implements Backend {
     await endLeftPaths(this.#context)
     this.#isAlone = true
     if (why !== undefined) await this.#make(changesBetween(await this.#find(), objects))
-    return found
   }
 
   async #find(): Promise<KernelObjects> {
@@ -190,17 +202,23 @@ export class KernelBackend implements Backend {
     const { log } = this.#context
     const changed = [...wanted.values()].filter(
       ({ key, spec }) =>
-        this.#known.get(key)?.spec === spec && found.get(key)?.spec !== spec,
+        this.#known.get(key)?.spec === spec &&
+        found.get(key)?.spec !== spec &&
+        !this.#rivalry.isSpared(key),
     )
-    for (const { key, spec } of changed) {
-      const now = found.get(key)?.spec ?? 'gone'
-      if (this.#rivalry.note(key))
-        log.error(
-          { object: key, wanted: spec, now },
-          'somebody changes this again and again; leaving it for a minute',
-        )
-    }
-    if (changed.length > 0)
+    const quarrels = changed.filter(({ key }) => this.#rivalry.note(key))
+    const [first] = quarrels
+    if (first !== undefined)
+      log.error(
+        {
+          count: quarrels.length,
+          first: first.key,
+          wanted: first.spec,
+          now: found.get(first.key)?.spec ?? 'gone',
+        },
+        'somebody changes this again and again; leaving it for a minute',
+      )
+    if (changed.length > quarrels.length)
       log.warn(
         { count: changed.length, first: changed[0]?.key },
         'routes or neighbours of ours were changed; put back',
@@ -215,9 +233,11 @@ export class KernelBackend implements Backend {
 
   #saySkipped(skipped: Wanted['skipped']): void {
     const before = new Set(this.#skipped.map(({ subnet, why }) => `${subnet} ${why}`))
-    for (const { subnet, why } of skipped)
-      if (!before.has(`${subnet} ${why}`))
-        this.#context.log.warn({ subnet, reason: why }, 'remote left out')
+    const news = skipped.filter(({ subnet, why }) => !before.has(`${subnet} ${why}`))
+    for (const { subnet, why } of news.slice(0, MOST_SHOWN))
+      this.#context.log.warn({ subnet, reason: why }, 'remote left out')
+    if (news.length > MOST_SHOWN)
+      this.#context.log.warn({ count: news.length }, 'remotes left out')
     this.#skipped = skipped
   }
 
@@ -227,8 +247,9 @@ export class KernelBackend implements Backend {
       device: this.device,
       ...this.#plan.describe(),
       objects: this.#known.size,
-      ...(this.#skipped.length > 0 && { skipped: this.#skipped }),
-      ...(this.#rivalry.objects.length > 0 && { rivals: this.#rivalry.objects }),
+      ...(this.#trouble !== undefined && { trouble: this.#trouble }),
+      ...shown('skipped', this.#skipped),
+      ...shown('rivals', this.#rivalry.objects),
     })
   }
 
@@ -242,6 +263,13 @@ export class KernelBackend implements Backend {
       await this.#plan.removeDevices()
     })
   }
+}
+
+/** The first of a list that may be as long as the network, and its length. */
+function shown(name: string, list: readonly unknown[]): Record<string, unknown> {
+  return list.length === 0
+    ? {}
+    : { [name]: list.slice(0, MOST_SHOWN), [`${name}Count`]: list.length }
 }
 
 /** Lines of one program that follow each other go together. */

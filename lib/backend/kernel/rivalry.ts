@@ -18,7 +18,7 @@ export class Rivalry {
   /** An object is to be put right again. Returns true when that is once too often. */
   note(key: string): boolean {
     const now = this.#clock.now()
-    if (this.#isSpared(key)) return false
+    if (this.isSpared(key)) return false
     const times = (this.#repairs.get(key) ?? []).filter(at => now - at < MINUTE_MS)
     this.#repairs.set(key, [...times, now])
     if (times.length < MOST_REPAIRS) return false
@@ -27,7 +27,8 @@ export class Rivalry {
     return true
   }
 
-  #isSpared(key: string): boolean {
+  /** Whether it is left alone now. */
+  isSpared(key: string): boolean {
     const until = this.#sparedUntil.get(key)
     if (until === undefined) return false
     if (this.#clock.now() < until) return true
@@ -37,12 +38,12 @@ export class Rivalry {
 
   /** Keys of what is left alone now. */
   get objects(): string[] {
-    return [...this.#sparedUntil.keys()].filter(key => this.#isSpared(key))
+    return [...this.#sparedUntil.keys()].filter(key => this.isSpared(key))
   }
 
   /** The changes without those of objects that are left alone. */
   spare({ removed, put }: Changes): Changes {
-    const isOurs = ({ key }: KernelObject): boolean => !this.#isSpared(key)
+    const isOurs = ({ key }: KernelObject): boolean => !this.isSpared(key)
     return { removed: removed.filter(isOurs), put: put.filter(isOurs) }
   }
 }
