@@ -115,16 +115,28 @@ export class LeaseView {
     }
   }
 
-  /** Leases in the registry that name us, by id and address, on other subnets than ours. */
+  /**
+   * Leases in the registry that name us on other subnets than ours. By id and
+   * address, since a copy of this machine has the id; by the id alone where we
+   * have known another host since.
+   */
   forgottenLeases(holder: OwnHolder, key: string): SubnetRecord[] {
-    return [...this.table.records(), ...this.table.doubted()].filter(
-      record =>
-        record.kind === 'lease' &&
-        record.key !== key &&
-        record.holder.hostId === holder.hostId &&
-        sameAddresses(record.holder, holder) &&
-        !this.table.isOrphan(record.key),
-    )
+    const { table } = this
+    const isOld = (record: SubnetRecord): boolean =>
+      record.kind === 'lease' &&
+      record.key !== key &&
+      record.holder.hostId === holder.hostId
+    return [
+      ...table
+        .records()
+        .filter(
+          record =>
+            isOld(record) &&
+            sameAddresses(record.holder, holder) &&
+            !table.isOrphan(record.key),
+        ),
+      ...table.doubted().filter(isOld),
+    ]
   }
 
   /**

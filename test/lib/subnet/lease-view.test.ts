@@ -4,6 +4,7 @@ import {
   type OwnMark,
   type ViewMemory,
 } from '../../../lib/subnet/lease-view.js'
+import { parseAddress } from '../../../lib/subnet/prefix.js'
 import { MemoryRegistry } from '../../fakes/memory-registry.js'
 import { LeaseWorld, PREFIX, keyOf } from '../../helpers/lease-host.js'
 import { collectLog } from '../../helpers/log.js'
@@ -135,3 +136,29 @@ t.test(
     t.strictSame(view.table.records(), [])
   },
 )
+
+t.test('a host knows its old lease in a restored etcd, wherever it was then', async t => {
+  const world = new LeaseWorld()
+  const lease = world.etcd.grant(3600)
+  world.put(NAME, '{"PublicIP":"1.1.1.1","HostID":"us"}', lease)
+  const backup = world.etcd.backup()
+  world.put(NAME, '{"PublicIP":"2.2.2.2","HostID":"other"}', lease)
+  const { view } = await startView(t, world)
+
+  world.etcd.restore(backup)
+  await world.clock.advance(SECOND)
+
+  const us = { publicIp: parseAddress('3.3.3.3'), backendType: '', hostId: 'us' }
+  const old = view.forgottenLeases(us, keyOf('10.5.1.0-24'))
+  t.strictSame(
+    old.map(({ key }) => key),
+    [keyOf(NAME)],
+    'another has held it since',
+  )
+  const copy = { ...us, hostId: 'other' }
+  t.strictSame(
+    view.forgottenLeases(copy, keyOf('10.5.1.0-24')),
+    [],
+    'and not a copy of it',
+  )
+})
