@@ -190,7 +190,7 @@ export class LeaseKeeper {
     const guards = [{ key: entry.key, modRevision: entry.modRevision }]
     const isReservation = entry.leaseId === undefined
     if (isReservation && (other !== undefined || this.#held.leaseId === undefined))
-      await this.#becomeReservation(guards)
+      await this.#becomeReservation(guards, entry.createRevision)
     else await this.#write(guards, proof, entry.createRevision)
   }
 
@@ -241,7 +241,10 @@ export class LeaseKeeper {
   }
 
   /** An operator took our record's lease away: it does not expire any more. */
-  async #becomeReservation(guards: readonly Guard[]): Promise<void> {
+  async #becomeReservation(
+    guards: readonly Guard[],
+    createRevision: bigint,
+  ): Promise<void> {
     const { registry, prefix, holder, clock, log } = this.#options
     const { subnet, leaseId } = this.#held
     const value = formatHolder(holder)
@@ -254,7 +257,7 @@ export class LeaseKeeper {
     if (!outcome.succeeded) throw this.#changedMeanwhile()
     log.info({ subnet: formatSubnet(subnet) }, 'our subnet is reserved for us now')
     if (leaseId !== undefined) await registry.revokeLease(leaseId)
-    const { key, createRevision } = this.#held
+    const { key } = this.#held
     const modRevision = outcome.revision
     await this.#setHeld({ key, subnet, createRevision, modRevision, provenAt })
   }

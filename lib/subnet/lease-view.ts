@@ -127,14 +127,14 @@ export class LeaseView {
       record.key !== key &&
       record.holder.hostId === holder.hostId
     return [
-      ...table
-        .records()
-        .filter(
-          record =>
-            isOld(record) &&
-            sameAddresses(record.holder, holder) &&
-            !table.isOrphan(record.key),
-        ),
+      ...table.records().filter(
+        record =>
+          isOld(record) &&
+          sameAddresses(record.holder, holder) &&
+          // Of these the registry has none, or another.
+          !table.isOrphan(record.key) &&
+          !table.isDoubted(record.key),
+      ),
       ...table.doubted().filter(isOld),
     ]
   }

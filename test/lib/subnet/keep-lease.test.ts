@@ -176,10 +176,17 @@ t.test(
   async t => {
     const { world, held, keeper } = await keep(t)
 
+    world.etcd.commit([], [{ kind: 'delete', key: held.key }])
     world.put(NAME, '{"PublicIP":"1.1.1.1"}')
     keeper.checkNow()
     await world.clock.settle()
-    t.match(world.etcd.get(held.key), { value: OURS, leaseId: undefined })
+    const reservation = world.etcd.get(held.key)
+    t.match(reservation, { value: OURS, leaseId: undefined })
+    t.equal(
+      keeper.held.createRevision,
+      reservation?.createRevision,
+      'and is known as such',
+    )
 
     await world.clock.advance(3 * DAY)
     t.match(world.etcd.get(held.key), { value: OURS, leaseId: undefined })

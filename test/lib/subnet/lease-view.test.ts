@@ -161,4 +161,8 @@ t.test('a host knows its old lease in a restored etcd, wherever it was then', as
     [],
     'and not a copy of it',
   )
+
+  // What is known of the key is of the history that is gone; its revision means nothing.
+  const other = { publicIp: parseAddress('2.2.2.2'), backendType: '', hostId: 'other' }
+  t.strictSame(view.forgottenLeases(other, keyOf('10.5.1.0-24')), [])
 })
