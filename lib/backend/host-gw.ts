@@ -38,7 +38,7 @@ export function planHostGw(context: BackendContext): BackendPlan {
     leaseType: 'host-gw',
     overlayMtu: underlay.mtu - OVERHEAD.hostGw(),
     endLeft: () => endLeft(context),
-    start: () => Promise.resolve(new KernelBackend(context, new HostGwPlan(context))),
+    start: () => KernelBackend.start(context, new HostGwPlan(context)),
   }
 }
 

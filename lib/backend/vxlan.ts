@@ -121,14 +121,11 @@ export function planVxlan(context: BackendContext): BackendPlan {
         }
       })
       const found = await findMacs()
-      return new KernelBackend(
-        context,
-        new VxlanPlan(
-          context,
-          options,
-          devices.map(device => ({ ...device, mac: found.get(device.family) ?? '' })),
-        ),
-      )
+      const withMacs = devices.map(device => ({
+        ...device,
+        mac: found.get(device.family) ?? '',
+      }))
+      return await KernelBackend.start(context, new VxlanPlan(context, options, withMacs))
     },
   }
 }

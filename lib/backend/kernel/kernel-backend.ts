@@ -67,10 +67,16 @@ export class KernelBackend implements Backend {
   /** One look at a time. */
   #busy: Promise<unknown> = Promise.resolve()
 
-  constructor(context: BackendContext, plan: KernelPlan) {
+  private constructor(context: BackendContext, plan: KernelPlan) {
     this.#context = context
     this.#plan = plan
     this.#rivalry = new Rivalry(context.clock)
+  }
+
+  /** Makes the devices; the rest waits for the remotes. Throws BackendError. */
+  static async start(context: BackendContext, plan: KernelPlan): Promise<KernelBackend> {
+    await plan.ensureDevices()
+    return new KernelBackend(context, plan)
   }
 
   get device(): string {
