@@ -16,10 +16,10 @@ import { readPublicIps } from './flanneld/this-host.js'
 import { VERSION } from './flanneld/version.js'
 
 const EXIT_FAILURE = 1
-/** More would wait for each other. */
-const MAX_QUEUES = 16
-
 const EXIT_USAGE = 2
+
+/** More processes would wait for each other. */
+const MAX_QUEUES = 16
 
 const USAGE =
   'flanneld [flags]\nflanneld --version\n\nRuns the overlay network of this host.'

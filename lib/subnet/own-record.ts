@@ -16,8 +16,8 @@ export interface WhoWeAre {
  *
  *   1. a lease with our host id, unless the subnet that we held last is free
  *   2. a reservation for our host id or addresses, unless it is
- *   3. a lease whose public IP is an address of this host: flannel's, or ours
- *      from before our state was lost
+ *   3. a lease whose public IP is an address of this host: flannel's, or, unless
+ *      the subnet that we held last is free, ours from before our state was lost
  *   4. behind NAT, where several hosts share the public IP: a record of flannel's
  *      with that IP, only if it is the subnet that we held last
  */
@@ -56,7 +56,7 @@ export function findOwnRecord(
   return (
     preferLast(isLastTaken ? leases.filter(isOurId) : []) ??
     preferLast(forUs) ??
-    leases.find(record => isHere(record) && (isLastTaken || !isOurId(record))) ??
+    leases.find(record => isHere(record) && (isLastTaken || isNobodysId(record))) ??
     records.find(
       record =>
         isNobodysId(record) &&

@@ -94,14 +94,17 @@ t.test('the host id counts more than the address', async t => {
 })
 
 t.test('containers count more than a lease of ours from a backup', async t => {
-  const world = new LeaseWorld()
-  const old = world.etcd.grant(TTL_SECONDS)
-  world.put('10.5.8.0-24', '{"PublicIP":"1.1.1.1","HostID":"host-a"}', old)
-  const previous = subnetOf('10.5.77.0/24')
+  // host-b is the same machine: it found another that went by the id that it had.
+  for (const hostId of ['host-a', 'host-b']) {
+    const world = new LeaseWorld()
+    const old = world.etcd.grant(TTL_SECONDS)
+    world.put('10.5.8.0-24', '{"PublicIP":"1.1.1.1","HostID":"host-a"}', old)
+    const previous = subnetOf('10.5.77.0/24')
 
-  const host = world.host('host-a', '1.1.1.1')
+    const host = world.host(hostId, '1.1.1.1')
 
-  t.equal(await host.acquireSubnet({ previous }), '10.5.77.0/24')
+    t.equal(await host.acquireSubnet({ previous }), '10.5.77.0/24', hostId)
+  }
 })
 
 t.test('a machine that may be a copy asks whether the original is alive', async t => {
