@@ -58,9 +58,9 @@ export const cleanupCommand = defineCommand({
 flannelctl cleanup [--dry-run] [--state] [flags]
 
 Removes from this host what flanneld made and leaves when it is stopped: the
-packet path and its device, firewall rules, blackhole routes, the subnet file,
-sockets. What another daemon or program made stays; so does the lease in etcd, by
-which this host gets its subnet again (flannelctl lease release gives it up).
+packet path, devices, routes, firewall rules, the subnet file, sockets. What another
+daemon or program made stays; so does the lease in etcd, by which this host gets its
+subnet again (flannelctl lease release gives it up).
 
   systemctl stop flanneld && flannelctl cleanup
   flannelctl cleanup --dry-run
@@ -114,7 +114,9 @@ async function removeAll(leftovers: readonly Leftover[]): Promise<string[]> {
 
 /** In the order in which they go: what forwards first, what tells of it last. */
 async function findLeftovers(flags: CleanupFlags, places: Places): Promise<Leftover[]> {
-  const text = await readFileIfAny(flags['subnet-file'])
+  const file = flags['subnet-file']
+  // Another daemon's file tells of that one's network.
+  const text = isOthers(flags) ? undefined : await readFileIfAny(file)
   const former = text === undefined ? undefined : parseSubnetEnv(text)
   return [
     ...(await leftPaths(places)),
@@ -195,14 +197,17 @@ async function leftBlackholes({ subnet }: PreviousSubnetEnv): Promise<Leftover[]
   return found
 }
 
-/** A subnet file that another daemon writes is that one's. */
-function leftFiles(flags: CleanupFlags, { runDir, stateDir }: Places): Leftover[] {
-  const isLocked = existsSync(subnetFileLock(flags))
-  const lock = isLocked ? lockSubnetFile(flags) : undefined
-  const isOurs = lock !== undefined || !isLocked
+/** Whether a daemon that runs, of another etcd prefix, writes the subnet file. */
+function isOthers(flags: CleanupFlags): boolean {
+  if (!existsSync(subnetFileLock(flags))) return false
+  const lock = lockSubnetFile(flags)
   lock?.release()
+  return lock === undefined
+}
+
+function leftFiles(flags: CleanupFlags, { runDir, stateDir }: Places): Leftover[] {
   const paths = [
-    ...(isOurs ? [flags['subnet-file'], subnetFileLock(flags)] : []),
+    ...(isOthers(flags) ? [] : [flags['subnet-file'], subnetFileLock(flags)]),
     runDir,
     ...(flags.state ? [stateDir] : []),
   ]

@@ -39,6 +39,17 @@ t.test('cleanup refuses while the daemon runs', async t => {
   t.match(stderr, /flanneld runs on this host; stop it first/)
 })
 
+t.test("cleanup for another prefix leaves a daemon's own alone", async t => {
+  const before = [await two.run(['ip', 'route', 'show']), await forwardRules()]
+
+  const { exitCode, stdout } = await flannelctl(two, ['cleanup', '--etcd-prefix=/other'])
+
+  t.equal(exitCode, 0)
+  t.equal(stdout, 'nothing of flanneld is left here\n')
+  t.strictSame([await two.run(['ip', 'route', 'show']), await forwardRules()], before)
+  t.ok(existsSync(two.daemon.subnetFile))
+})
+
 t.test('cleanup leaves nothing of ours, and all of others', async t => {
   const { pid } = await pathOf(two.daemon)
   await two.daemon.kill('SIGTERM')
