@@ -191,26 +191,29 @@ export async function openPair(
     family: 4 | 6,
     ...flags: readonly string[]
   ): Promise<number> => {
-    start(2, 'iperf3', [
-      'iperf3',
-      '--server',
-      '--one-off',
-      `--bind=${addressOf(2, family)}`,
-    ])
+    const startServer = (): LabProcess =>
+      start(2, 'iperf3', ['iperf3', '--server', `--bind=${addressOf(2, family)}`])
+    let server = startServer()
     const client = ['iperf3', '--json', '--time=1', `--bind=${addressOf(1, family)}`]
     const to = `--client=${addressOf(2, family)}`
     // A client that is faster than the server says so in a result without figures.
-    return await waitFor('a transfer', async () => {
-      const text = await inside(1, ...client, to, ...flags).catch(() => '{}')
-      const { end } = JSON.parse(text) as {
-        end?: {
-          sum_received?: { bits_per_second: number }
-          sum?: { bits_per_second: number }
+    try {
+      return await waitFor('a transfer', async () => {
+        // Of the transfer before, the kernel may still hold the port.
+        if (server.exit !== undefined) server = startServer()
+        const text = await inside(1, ...client, to, ...flags).catch(() => '{}')
+        const { end } = JSON.parse(text) as {
+          end?: {
+            sum_received?: { bits_per_second: number }
+            sum?: { bits_per_second: number }
+          }
         }
-      }
-      const bits = (end?.sum_received ?? end?.sum)?.bits_per_second ?? 0
-      return bits > 0 ? bits / 1e6 : undefined
-    })
+        const bits = (end?.sum_received ?? end?.sum)?.bits_per_second ?? 0
+        return bits > 0 ? bits / 1e6 : undefined
+      })
+    } finally {
+      await server.end('SIGKILL')
+    }
   }
   return {
     namespaceOf,
