@@ -228,8 +228,9 @@ export class PathProcess {
       if (client === undefined)
         throw new BackendError('ERR_PATH', 'the packet path does not listen')
       const { pid } = await client.hello(START_TIMEOUT_MS)
-      if (this.#state !== undefined) await client.forward(this.#state)
+      // In this order: with a state it reads packets, and without a permit it drops them.
       if (this.#permitUntil > 0) await client.permit(this.#permitUntil)
+      if (this.#state !== undefined) await client.forward(this.#state)
       renameSync(door.path, socketPath(this.#context, queue))
       this.#running = { client, pid, purpose }
       this.#log.debug({ pid, device: purpose.device }, 'packet path started')
