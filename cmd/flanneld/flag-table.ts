@@ -201,7 +201,8 @@ export const FLANNELD_FLAGS = {
     type: 'string',
     default: 'strict',
     choices: ['strict', 'inner', 'off'],
-    describe: 'which sources of a packet are checked: outer and inner, inner alone, none',
+    describe:
+      'which sources of a packet the udp backend checks: outer and inner, inner alone, none',
   },
   'udp-queues': {
     type: 'integer',

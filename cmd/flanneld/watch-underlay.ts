@@ -1,7 +1,6 @@
 import { BackendError } from '../../lib/backend/errors.js'
+import { onKernelChange } from '../../lib/backend/on-kernel-change.js'
 import type { Underlay } from '../../lib/backend/underlay.js'
-import { monitorIp } from '../../lib/linux/ip-monitor.js'
-import { runAll } from '../../lib/subnet/loops.js'
 import { FAMILIES, sameAddress } from '../../lib/subnet/prefix.js'
 import type { DaemonContext } from './daemon.js'
 import type { PreparedNetwork } from './prepare-network.js'
@@ -25,42 +24,20 @@ export async function watchUnderlay(
   signal: AbortSignal,
 ): Promise<void> {
   const { flags, state, clock, log } = context
-  let wake = new AbortController()
-  await runAll(signal, [
-    async each => {
-      try {
-        await monitorIp(
-          ['link', 'address', 'route'],
-          () => {
-            wake.abort()
-          },
-          each,
-        )
-      } catch (error) {
-        log.warn(
-          { reason: String(error) },
-          'cannot monitor addresses; looking every minute',
-        )
-      }
-    },
-    async each => {
-      for (;;) {
-        await clock.sleep(POLL_MS, AbortSignal.any([each, wake.signal]))
-        await clock.sleep(SETTLE_MS, each)
-        if (each.aborted) return
-        wake = new AbortController()
-        try {
-          const now = await chooseUnderlayNow(flags, config)
-          state.note('underlay', undefined)
-          const change = describeChange(underlay, now)
-          if (change !== undefined) throw new Rejoin(change)
-        } catch (error) {
-          if (!(error instanceof BackendError)) throw error
-          state.note('underlay', error.message)
-        }
-      }
-    },
-  ])
+  const look = async (): Promise<void> => {
+    try {
+      const now = await chooseUnderlayNow(flags, config)
+      state.note('underlay', undefined)
+      const change = describeChange(underlay, now)
+      if (change !== undefined) throw new Rejoin(change)
+    } catch (error) {
+      if (!(error instanceof BackendError)) throw error
+      state.note('underlay', error.message)
+    }
+  }
+  const objects = ['link', 'address', 'route'] as const
+  const options = { objects, settleMs: SETTLE_MS, pollMs: POLL_MS }
+  await onKernelChange({ ...options, clock, log, look }, signal)
 }
 
 function describeChange(before: Underlay, now: Underlay): string | undefined {

@@ -3,13 +3,14 @@ import { type HeldLease, acquireLease } from './acquire-lease.js'
 import { Backoff, type Clock } from './clock.js'
 import { SubnetError, isSubnetError } from './errors.js'
 import { LeaseKeeper, expiresAt } from './keep-lease.js'
+import { extendPermit, keepPermit } from './keep-permit.js'
 import { LeaseView, type OwnMark, type ViewMemory } from './lease-view.js'
 import { runAll } from './loops.js'
 import type { NetworkConfig } from './network-config.js'
 import { OrdersObeyed } from './obey-orders.js'
 import { OrderDesk } from './order-desk.js'
 import type { WhoWeAre } from './own-record.js'
-import { PERMIT_INTERVAL_MS, Permit } from './permit.js'
+import { Permit } from './permit.js'
 import type { Registry } from './registry.js'
 import { type Subnet, formatSubnet } from './subnet-key.js'
 import type { Holder } from './subnet-record.js'
@@ -356,35 +357,6 @@ async function keepOrLose(keeper: LeaseKeeper, signal: AbortSignal): Promise<voi
       throw new TenureEnd('cloned', error.message)
     throw error
   }
-}
-
-async function extendPermit(
-  { keeper, permit }: Tenure,
-  host: Host,
-  clock: Clock,
-): Promise<void> {
-  await host.permit(permit.extend(clock.now(), keeper.provenUntil))
-}
-
-async function keepPermit(
-  tenure: Tenure,
-  host: Host,
-  clock: Clock,
-  signal: AbortSignal,
-): Promise<void> {
-  const { keeper, permit } = tenure
-  while (!signal.aborted) {
-    const now = clock.now()
-    const before = permit.until
-    await extendPermit(tenure, host, clock)
-    // A permit that has run out waits for proof; none is nearer than the next look at the registry.
-    if (before !== 0 && before < now && permit.until === before) keeper.checkNow()
-    await clock.sleep(PERMIT_INTERVAL_MS, signal)
-  }
-  // Otherwise packets go on, and the next run of the daemon learns until when.
-  if (!(signal.reason instanceof TenureEnd)) return
-  permit.withdraw()
-  await host.permit(0)
 }
 
 /** A few times; what fails all the same is settled by the end of the lease. */

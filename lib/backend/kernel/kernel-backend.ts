@@ -1,8 +1,8 @@
 import { type FailedLine, forceBatch } from '../../linux/iproute.js'
-import { type IpObject, monitorIp } from '../../linux/ip-monitor.js'
-import { runAll } from '../../subnet/loops.js'
+import type { IpObject } from '../../linux/ip-monitor.js'
 import type { Backend, BackendContext, Remote, RouteToRemote } from '../backend.js'
 import { BackendError } from '../errors.js'
+import { onKernelChange } from '../on-kernel-change.js'
 import { findObjects } from './found.js'
 import {
   type Changes,
@@ -21,6 +21,7 @@ const SETTLE_MS = 100
 /** Looked at this often even if nothing was heard. */
 const POLL_MS = 30_000
 
+/** Of a list that may be as long as the network, in the status and the log. */
 const MOST_SHOWN = 20
 
 const WATCHED: readonly IpObject[] = ['link', 'address', 'route', 'neigh']
@@ -99,31 +100,9 @@ export class KernelBackend implements Backend {
   /** Puts right what others change. */
   async run(signal: AbortSignal): Promise<void> {
     const { clock, log } = this.#context
-    let wake = new AbortController()
-    const onEvent = (): void => {
-      wake.abort()
-    }
-    await runAll(signal, [
-      async each => {
-        try {
-          await monitorIp(WATCHED, onEvent, each)
-        } catch (error) {
-          log.warn(
-            { reason: String(error) },
-            'cannot monitor routes; looking now and then',
-          )
-        }
-      },
-      async each => {
-        for (;;) {
-          await clock.sleep(POLL_MS, AbortSignal.any([each, wake.signal]))
-          await clock.sleep(SETTLE_MS, each)
-          if (each.aborted) return
-          wake = new AbortController()
-          await this.#repair()
-        }
-      },
-    ])
+    const look = (): Promise<void> => this.#repair()
+    const options = { objects: WATCHED, settleMs: SETTLE_MS, pollMs: POLL_MS }
+    await onKernelChange({ ...options, clock, log, look }, signal)
   }
 
   /** Says once what keeps the host from being put right, and when nothing does any more. */

@@ -3,14 +3,7 @@ import { Drop } from '../../encap/drops.js'
 import { completeChecksum } from '../../encap/complete-checksum.js'
 import { type ForwardingTable, SOCKADDR } from '../../encap/forwarding-table.js'
 import { routeOutbound } from '../../encap/forward.js'
-import {
-  IcmpError,
-  type IcmpErrorKind,
-  MAX_ICMP_ERROR,
-  TokenBucket,
-  mayAnswerWithError,
-  writeIcmpError,
-} from '../../encap/icmp.js'
+import { IcmpError } from '../../encap/icmp.js'
 import { DONT_FRAGMENT, FRAGMENT, trafficClassOf, versionOf } from '../../encap/ip.js'
 import { readUint16 } from '../../encap/bytes.js'
 import type { PacketMemory } from '../../encap/packet-memory.js'
@@ -23,11 +16,11 @@ import {
   gsoSizeOf,
   gsoTypeOf,
   needsChecksum,
-  writePlainVirtio,
 } from '../../encap/virtio.js'
-import { SendQueue, SliceVector } from '../../linux/datagrams.js'
+import { SendQueue } from '../../linux/datagrams.js'
 import * as libc from '../../linux/libc.js'
 import { HopLimits } from './hop-limits.js'
+import { ANSWER_MEMORY, IcmpAnswers } from './icmp-answers.js'
 
 /** Packets read before the other direction and the control socket get their turn. */
 const BATCH = 128
@@ -48,15 +41,10 @@ const MAX_MESSAGE = 65_000
 const HEADER_ROOM = Math.ceil(MAX_HEADERS / 64) * 64
 const HEADERS = 128
 
-/** ICMP errors a second, and at once. Linux's own limit is of this order (icmp_msgs_per_sec 1000, burst 50). */
-const ICMP_RATE = 1000
-const ICMP_BURST = 50
-
 const AF_INET = 2
 
 /** Bytes of packet memory that an Outbound needs. */
-export const OUTBOUND_MEMORY =
-  2 * LONGEST + HEADERS * HEADER_ROOM + VIRTIO_HEADER + MAX_ICMP_ERROR + 64
+export const OUTBOUND_MEMORY = 2 * LONGEST + HEADERS * HEADER_ROOM + ANSWER_MEMORY + 64
 
 export interface OutboundOptions {
   readonly memory: PacketMemory
@@ -91,15 +79,14 @@ export class Outbound {
   readonly #drops: DropLedger
   readonly #calls: libc.PacketCalls
   readonly #limits: HopLimits
-  readonly #icmpBucket = new TokenBucket(ICMP_RATE, ICMP_BURST)
+  readonly #answers: IcmpAnswers
   readonly #super: SuperPacket
   readonly #queue: SendQueue
-  readonly #answerSlice: SliceVector
 
   // Where things lie in the memory.
   readonly #packets: number
   readonly #headers: number
-  readonly #icmp: number
+  readonly #headersEnd: number
 
   // Packets that wait to be sent.
   #waiting = 0
@@ -138,10 +125,10 @@ export class Outbound {
       { messages: BATCH, slices: 2 * HEADERS },
       calls,
     )
-    this.#answerSlice = new SliceVector(memory.bytes, 1, calls)
     this.#packets = start
     this.#headers = start + 2 * LONGEST
-    this.#icmp = this.#headers + HEADERS * HEADER_ROOM
+    this.#headersEnd = this.#headers + HEADERS * HEADER_ROOM
+    this.#answers = new IcmpAnswers({ ...options, start: this.#headersEnd })
   }
 
   useTable(table: ForwardingTable): void {
@@ -170,7 +157,7 @@ export class Outbound {
       if (hop < 0) {
         this.#drops.count(-hop)
         if (hop === -Drop.noRoute)
-          this.#answer(IcmpError.netUnreachable, 0, start, length, table, nowMs)
+          this.#answers.write(IcmpError.netUnreachable, 0, start, length, table, nowMs)
       } else if (gsoTypeOf(this.#bytes, at) === Gso.none) {
         if (!this.#admit(hop, start, length, length, table, nowMs)) continue
         if (!this.#wait(hop, start, length, table)) continue
@@ -235,7 +222,7 @@ export class Outbound {
       version === 4 && (readUint16(this.#bytes, start + FRAGMENT) & DONT_FRAGMENT) === 0
     if (mayBeCut || this.#limits.allowsSegments(hop, nowMs)) return true
     this.#drops.count(Drop.tooBig)
-    this.#answer(IcmpError.tooBig, mtu, start, length, table, nowMs)
+    this.#answers.write(IcmpError.tooBig, mtu, start, length, table, nowMs)
     return false
   }
 
@@ -262,7 +249,7 @@ export class Outbound {
     let header = this.#headers
     for (let first = 0; first < count; first += most) {
       const end = Math.min(count, first + most)
-      if (header + (end - first) * HEADER_ROOM > this.#icmp || this.#queue.isFull) {
+      if (header + (end - first) * HEADER_ROOM > this.#headersEnd || this.#queue.isFull) {
         this.#send(nowMs, 2)
         header = this.#headers
       }
@@ -387,28 +374,6 @@ export class Outbound {
     if (table === undefined) return
     const start = this.#startOf[message] ?? 0
     const length = this.#lengthOf[message] ?? 0
-    this.#answer(IcmpError.hostUnreachable, 0, start, length, table, nowMs)
-  }
-
-  /** Tells the sender why its packet goes nowhere; a container sees it as from this host. */
-  #answer(
-    kind: IcmpErrorKind,
-    mtu: number,
-    start: number,
-    length: number,
-    table: ForwardingTable,
-    nowMs: number,
-  ): void {
-    const bytes = this.#bytes
-    const family = table.family(versionOf(bytes, start))
-    if (family === undefined || !mayAnswerWithError(bytes, start, length)) return
-    if (!this.#icmpBucket.take(nowMs)) return
-    const at = this.#icmp + VIRTIO_HEADER
-    writePlainVirtio(bytes, this.#icmp)
-    const size =
-      VIRTIO_HEADER + writeIcmpError(bytes, at, family.address, kind, mtu, start, length)
-    this.#answerSlice.count = 0
-    this.#answerSlice.add(this.#icmp, size)
-    if (this.#answerSlice.write(this.#tun) === size) this.#traffic.icmpErrors += 1
+    this.#answers.write(IcmpError.hostUnreachable, 0, start, length, table, nowMs)
   }
 }

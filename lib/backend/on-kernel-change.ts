@@ -1,0 +1,50 @@
+import type { Logger } from 'pino'
+import { type IpObject, monitorIp } from '../linux/ip-monitor.js'
+import type { Clock } from '../subnet/clock.js'
+import { runAll } from '../subnet/loops.js'
+
+export interface OnKernelChange {
+  readonly objects: readonly IpObject[]
+  /** Changes that follow each other closely are looked at once, in ms. */
+  readonly settleMs: number
+  /** Looked at this often even if nothing was heard, in ms. */
+  readonly pollMs: number
+  readonly clock: Clock
+  readonly log: Logger
+  readonly look: () => Promise<void>
+}
+
+/** Calls `look` after changes of such kernel objects, and now and then, until `signal` aborts or it rejects. */
+export async function onKernelChange(
+  { objects, settleMs, pollMs, clock, log, look }: OnKernelChange,
+  signal: AbortSignal,
+): Promise<void> {
+  let wake = new AbortController()
+  await runAll(signal, [
+    async each => {
+      try {
+        await monitorIp(
+          objects,
+          () => {
+            wake.abort()
+          },
+          each,
+        )
+      } catch (error) {
+        log.warn(
+          { objects, everySeconds: pollMs / 1000, reason: String(error) },
+          'cannot monitor the kernel; looking now and then',
+        )
+      }
+    },
+    async each => {
+      for (;;) {
+        await clock.sleep(pollMs, AbortSignal.any([each, wake.signal]))
+        await clock.sleep(settleMs, each)
+        if (each.aborted) return
+        wake = new AbortController()
+        await look()
+      }
+    },
+  ])
+}
