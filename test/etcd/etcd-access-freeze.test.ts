@@ -20,7 +20,7 @@ t.test('an etcd that is stopped longer than every timeout loses no change', asyn
   await put('before')
   await waitFor('the change', () => follower.values[0])
 
-  etcd.freeze()
+  await etcd.freeze()
   const calls = [put('lost answer'), registry.get('/a'), registry.keepLeaseAlive(id)]
   for (const call of await Promise.allSettled(calls)) {
     t.match(call, { status: 'rejected', reason: { code: 'ERR_REGISTRY_UNAVAILABLE' } })

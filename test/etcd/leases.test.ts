@@ -136,7 +136,7 @@ t.test('whatever happens to etcd, everybody keeps his subnet', async t => {
   await network.isWhole('etcd after kill -9')
   stays('kill -9')
 
-  etcd.freeze()
+  await etcd.freeze()
   await waitFor(
     'everybody to find that etcd is away',
     () => (hosts.some(({ lease }) => lease.view.reachable) ? undefined : true),

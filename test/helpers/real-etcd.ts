@@ -1,10 +1,12 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync, readdirSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import { waitFor } from './wait-for.js'
 
 /** etcd is healthy after a second; a busy machine may take ten times as long. */
 const START_TIMEOUT_MS = 20_000
@@ -103,9 +105,13 @@ export class RealEtcd {
     }
   }
 
-  /** Stops it without breaking a connection, until `thaw`. */
-  freeze(): void {
-    this.#child?.kill('SIGSTOP')
+  /** Stops it without breaking a connection, until `thaw`. Resolves when no thread of it runs any more. */
+  async freeze(): Promise<void> {
+    const child = this.#child
+    if (child?.pid === undefined) return
+    const { pid } = child
+    child.kill('SIGSTOP')
+    await waitFor('etcd to stand still', () => isStopped(pid) || undefined)
   }
 
   thaw(): void {
@@ -154,6 +160,14 @@ export class RealEtcd {
     await this.kill()
     await rm(this.#directory, { recursive: true, force: true })
   }
+}
+
+/** True when the kernel has stopped every thread of a process: SIGSTOP reaches one after the other. */
+function isStopped(pid: number): boolean {
+  const tasks = `/proc/${pid}/task`
+  return readdirSync(tasks).every(task =>
+    /^State:\tT/m.test(readFileSync(`${tasks}/${task}/status`, 'utf8')),
+  )
 }
 
 function etcdctl(...args: readonly string[]): void {
