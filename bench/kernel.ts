@@ -1,11 +1,12 @@
 /**
  * What a large network costs a kernel backend, in a network namespace of its own:
- * everything from nothing, one change, one repair.
+ * everything from nothing, one change, one repair; and the whole daemon, with a
+ * real etcd, from its start to the last route.
  *
  *   npm run bench -- kernel [--remotes N]
  */
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -18,11 +19,18 @@ import { bootTimeMs } from '../lib/linux/libc.js'
 import { systemClock } from '../lib/subnet/clock.js'
 import { parseNetworkConfig } from '../lib/subnet/network-config.js'
 import { parseAddress, parsePrefix } from '../lib/subnet/prefix.js'
+import { EtcdRegistry } from '../lib/subnet/etcd-registry.js'
 import { subnetFromPrefixes } from '../lib/subnet/subnet-key.js'
+import { Daemon } from '../test/helpers/daemon.js'
+import { RealEtcd } from '../test/helpers/real-etcd.js'
 import { waitFor } from '../test/helpers/wait-for.js'
 import { formatTable, median } from './table.js'
 
 const ROUNDS = 5
+
+/** After the last route, until the daemon is at rest. */
+const SETTLED_MS = 40_000
+
 const INSIDE = 'FLANNELD_BENCH_INSIDE'
 
 const { values } = parseArgs({
@@ -76,7 +84,6 @@ async function measure(type: string, directory: string): Promise<string[]> {
     clock: systemClock(bootTimeMs),
     log: pino({ level: 'silent' }),
   }
-  const before = process.memoryUsage().rss
   const remotes = Array.from({ length: count }, (_, index) => remote(index + 2))
   const plan = planBackend(context)
   const own24 = subnetFromPrefixes([parsePrefix('10.0.1.0/24')])
@@ -112,18 +119,81 @@ async function measure(type: string, directory: string): Promise<string[]> {
   }
   stop.abort()
   await running
-  const memory = (process.memoryUsage().rss - before) / 2 ** 20
   const end = await timed(() => backend.close('end'))
   const ms = (value: number): string => `${value.toFixed(0)} ms`
-  return [
-    type,
-    ms(cold),
-    ms(median(changes)),
-    ms(same),
-    ms(median(repairs)),
-    ms(end),
-    `${memory.toFixed(0)} MB`,
-  ]
+  return [type, ms(cold), ms(median(changes)), ms(same), ms(median(repairs)), ms(end)]
+}
+
+/** Puts the records of every remote into etcd, as their daemons would. */
+async function fillEtcd(registry: EtcdRegistry, type: string): Promise<void> {
+  const config = { Network: '10.0.0.0/8', Backend: { Type: type } }
+  const key = '/coreos.com/network'
+  await registry.commit(
+    [],
+    [{ kind: 'put', key: `${key}/config`, value: JSON.stringify(config) }],
+  )
+  const leaseId = await registry.grantLease(86_400)
+  const writes = Array.from({ length: count }, (_, index) => {
+    const { holder } = remote(index + 2)
+    const value = {
+      PublicIP: `172.16.${(index + 2) >> 8}.${(index + 2) & 255}`,
+      PublicIPv6: null,
+      BackendType: type,
+      ...(type === 'vxlan' && { BackendData: holder.backendData }),
+      HostID: `host-${index}`,
+    }
+    return {
+      kind: 'put' as const,
+      key: `${key}/subnets/${subnetOf(index + 2).replace('/', '-')}`,
+      value: JSON.stringify(value),
+      leaseId,
+    }
+  })
+  for (let first = 0; first < count; first += 100)
+    await registry.commit([], writes.slice(first, first + 100))
+}
+
+/** Megabytes of a process: now, and the most it has had. */
+function memoryOf(pid: number): { now: number; most: number } {
+  const status = readFileSync(`/proc/${pid}/status`, 'utf8')
+  const read = (name: string): number =>
+    Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(status)?.[1]) / 1024
+  return { now: read('VmRSS'), most: read('VmHWM') }
+}
+
+async function measureDaemon(type: string, directory: string): Promise<string[]> {
+  const etcd = await RealEtcd.open()
+  const registry = new EtcdRegistry({ endpoints: [etcd.endpoint] })
+  try {
+    await fillEtcd(registry, type)
+    const begin = performance.now()
+    const daemon = new Daemon([
+      '--iface=eth0',
+      `--etcd-endpoints=${etcd.endpoint}`,
+      `--subnet-file=${directory}/subnet.env`,
+      `--state-dir=${directory}/state`,
+      `--run-dir=${directory}/run`,
+      '--iptables-forward-rules=false',
+    ])
+    await waitFor(
+      'every route',
+      async () => ((await listRoutes(4, 76)).length === count ? true : undefined),
+      120_000,
+    )
+    const cold = performance.now() - begin
+    await new Promise(resolve => setTimeout(resolve, SETTLED_MS))
+    const { now, most } = memoryOf(daemon.pid)
+    await daemon.stop()
+    return [
+      type,
+      `${cold.toFixed(0)} ms`,
+      `${now.toFixed(0)} MB`,
+      `${most.toFixed(0)} MB`,
+    ]
+  } finally {
+    registry.close()
+    await etcd.close()
+  }
 }
 
 async function main(): Promise<void> {
@@ -135,9 +205,11 @@ async function main(): Promise<void> {
     'link set peer0 up',
   ])
   const rows: string[][] = []
+  const daemons: string[][] = []
   for (const type of ['vxlan', 'host-gw']) {
     const directory = mkdtempSync(join(tmpdir(), 'flanneld-bench-'))
     try {
+      daemons.push(await measureDaemon(type, directory))
       rows.push(await measure(type, directory))
     } finally {
       rmSync(directory, { recursive: true })
@@ -150,9 +222,11 @@ async function main(): Promise<void> {
     'none',
     'one repair',
     'all removed',
-    'memory',
   ]
   console.log(formatTable(header, rows))
+  console.log(
+    formatTable(['the daemon', 'start to last route', 'memory', 'at most'], daemons),
+  )
 }
 
 if (process.env[INSIDE] === undefined) {

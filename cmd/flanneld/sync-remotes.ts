@@ -9,6 +9,9 @@ import { formatSubnet } from '../../lib/subnet/subnet-key.js'
 /** The host is made to match again this often, whatever happened meanwhile. */
 const REAPPLY_MS = 5 * 60_000
 
+/** Of changes that come at once, each of these is said, and then their number. */
+const MOST_SAID = 20
+
 const FIRST_RETRY_MS = 200
 const LAST_RETRY_MS = 10_000
 
@@ -52,7 +55,7 @@ export class RemoteSync {
 
   /** Says who came, went or moved. A remote that has not changed is the same object. */
   #note(remotes: readonly Remote[]): void {
-    const { log } = this.#options
+    const said = new Said(this.#options.log)
     const before = this.#known
     this.#known = new Set(remotes)
     const gone = new Map<string, string>()
@@ -68,11 +71,12 @@ export class RemoteSync {
       const [publicIp, former] = [describe(remote), gone.get(subnet)]
       gone.delete(subnet)
       this.shared.add(publicIp, remote)
-      if (former === undefined) log.info({ subnet, publicIp }, 'remote joined')
+      if (former === undefined) said.add('joined', { subnet, publicIp })
       else if (former !== publicIp)
-        log.info({ subnet, publicIp, before: former }, 'remote moved')
+        said.add('moved', { subnet, publicIp, before: former })
     }
-    for (const [subnet, publicIp] of gone) log.info({ subnet, publicIp }, 'remote left')
+    for (const [subnet, publicIp] of gone) said.add('left', { subnet, publicIp })
+    said.end()
   }
 
   async run(signal: AbortSignal): Promise<void> {
@@ -102,6 +106,27 @@ export class RemoteSync {
     this.#note(remotes)
     await this.#options.backend.apply(remotes)
     this.#applied = remotes
+  }
+}
+
+/** Tells of each remote, as long as they are not many. */
+class Said {
+  readonly #log: Logger
+  readonly #counts = { joined: 0, moved: 0, left: 0 }
+
+  constructor(log: Logger) {
+    this.#log = log
+  }
+
+  add(what: 'joined' | 'moved' | 'left', fields: object): void {
+    this.#counts[what] += 1
+    if (this.#counts[what] <= MOST_SAID) this.#log.info(fields, `remote ${what}`)
+  }
+
+  end(): void {
+    for (const [what, count] of Object.entries(this.#counts))
+      if (count > MOST_SAID)
+        this.#log.info({ count: count - MOST_SAID }, `more remotes ${what}`)
   }
 }
 

@@ -17,7 +17,7 @@ import {
 import { BackendError } from './errors.js'
 import { KernelBackend, type KernelPlan, type Wanted } from './kernel/kernel-backend.js'
 import { endLeft } from './left.js'
-import { type KernelObject, route } from './kernel/objects.js'
+import { type KernelObject, RouteByGateway } from './kernel/objects.js'
 import { OVERHEAD } from './mtu.js'
 
 /** Each remote's subnet by way of the remote itself, which must be on the same link. */
@@ -96,7 +96,12 @@ class HostGwPlan implements KernelPlan {
         if (onLink.has(gateway)) {
           const destination = formatPrefix(prefix)
           objects.push(
-            route({ destination, gateway, device: this.device, isOnLink: false }),
+            new RouteByGateway({
+              destination,
+              gateway,
+              device: this.device,
+              isOnLink: false,
+            }),
           )
         } else
           skipped.push({

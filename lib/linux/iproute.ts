@@ -7,7 +7,7 @@ import { CommandError, run } from './run.js'
  * enough (10,000 routes in 0.1 s).
  */
 
-const addressSchema = z.looseObject({
+const addressSchema = z.object({
   family: z.enum(['inet', 'inet6']),
   local: z.string(),
   prefixlen: z.number(),
@@ -18,7 +18,7 @@ const addressSchema = z.looseObject({
   tentative: z.boolean().default(false),
 })
 
-const linkSchema = z.looseObject({
+const linkSchema = z.object({
   ifindex: z.number(),
   ifname: z.string(),
   mtu: z.number(),
@@ -26,12 +26,12 @@ const linkSchema = z.looseObject({
   address: z.string().optional(),
   ifalias: z.string().optional(),
   linkinfo: z
-    .looseObject({ info_kind: z.string().optional(), info_data: z.unknown().optional() })
+    .object({ info_kind: z.string().optional(), info_data: z.unknown().optional() })
     .optional(),
   addr_info: z.array(z.unknown()).default([]),
 })
 
-const vxlanSchema = z.looseObject({
+const vxlanSchema = z.object({
   id: z.number(),
   local: z.string().optional(),
   local6: z.string().optional(),
@@ -41,29 +41,29 @@ const vxlanSchema = z.looseObject({
   gbp: z.boolean().default(false),
 })
 
-const neighbourSchema = z.looseObject({
+const neighbourSchema = z.object({
   dst: z.string(),
   lladdr: z.string().optional(),
   state: z.array(z.string()).default([]),
 })
 
-const fdbSchema = z.looseObject({
+const fdbSchema = z.object({
   mac: z.string(),
   dst: z.string().optional(),
   state: z.string().optional(),
 })
 
-const nextHopSchema = z.looseObject({
+const nextHopSchema = z.object({
   gateway: z.string().optional(),
-  via: z.looseObject({ host: z.string() }).optional(),
+  via: z.object({ host: z.string() }).optional(),
   dev: z.string().optional(),
 })
 
-const routeSchema = z.looseObject({
+const routeSchema = z.object({
   type: z.string().default('unicast'),
   dst: z.string(),
   gateway: z.string().optional(),
-  via: z.looseObject({ host: z.string() }).optional(),
+  via: z.object({ host: z.string() }).optional(),
   dev: z.string().optional(),
   protocol: z.string().default('boot'),
   scope: z.string().optional(),

@@ -33,6 +33,11 @@ export class Daemon {
       .map(line => line.replace(/^\d\d:\d\d:\d\d /, ''))
   }
 
+  get pid(): number {
+    if (this.#child.pid === undefined) throw new Error('the daemon was not started')
+    return this.#child.pid
+  }
+
   get isRunning(): boolean {
     return this.#child.exitCode === null && this.#child.signalCode === null
   }

@@ -6,7 +6,7 @@ import {
   parsePrefix,
 } from '../../subnet/prefix.js'
 import { ROUTE_PROTOCOL } from '../route-protocol.js'
-import { type KernelObject, fdbEntry, neighbour, route } from './objects.js'
+import { type KernelObject, FdbEntry, Neighbour, RouteByGateway } from './objects.js'
 
 const NO_MAC = '00:00:00:00:00:00'
 
@@ -28,7 +28,7 @@ export async function findObjects(
         if (!isPart || hop?.gateway === undefined) return []
         const isOnLink = flags.includes('onlink')
         return [
-          route({
+          new RouteByGateway({
             destination: formatPrefix(prefix),
             gateway: hop.gateway,
             device: hop.device,
@@ -41,11 +41,11 @@ export async function findObjects(
       listFdb(device).then(entries =>
         entries
           .filter(({ mac }) => mac !== NO_MAC)
-          .map(({ mac, destination }) => fdbEntry(device, mac, destination)),
+          .map(({ mac, destination }) => new FdbEntry(device, mac, destination)),
       ),
       ...networks.map(({ family }) =>
         listNeighbours(family, device).then(entries =>
-          entries.map(({ address, mac }) => neighbour(device, address, mac)),
+          entries.map(({ address, mac }) => new Neighbour(device, address, mac)),
         ),
       ),
     ]),

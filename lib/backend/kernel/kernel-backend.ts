@@ -19,7 +19,7 @@ import { Rivalry } from './rivalry.js'
 const SETTLE_MS = 100
 
 /** Looked at this often even if nothing was heard. */
-const POLL_MS = 30_000
+const POLL_MS = 120_000
 
 /** Of a list that may be as long as the network, in the status and the log. */
 const MOST_SHOWN = 20
@@ -59,8 +59,8 @@ export class KernelBackend implements Backend {
   readonly #rivalry: Rivalry
   #remotes: readonly Remote[] | undefined
   #skipped: Wanted['skipped'] = []
-  /** What was found or put last: what differs from it was changed by somebody else. */
-  #known: KernelObjects = new Map()
+  /** Specs, by key, of what was found or put last: what differs was changed by somebody else. */
+  #known: ReadonlyMap<string, string> = new Map()
   /** Why the host could not be put right; undefined when it could. */
   #trouble: string | undefined
   /** What another backend type has left is gone. */
@@ -140,7 +140,7 @@ export class KernelBackend implements Backend {
       const found = await this.#find()
       this.#sayRepaired(found, objects)
       await this.#write(found, objects)
-      this.#known = objects
+      this.#known = new Map(wanted.objects.map(({ key, spec }) => [key, spec]))
     } catch (cause) {
       if (cause instanceof BackendError) throw cause
       throw new BackendError('ERR_DEVICE', (cause as Error).message, { cause })
@@ -187,7 +187,7 @@ export class KernelBackend implements Backend {
     const { log } = this.#context
     const changed = [...wanted.values()].filter(
       ({ key, spec }) =>
-        this.#known.get(key)?.spec === spec &&
+        this.#known.get(key) === spec &&
         found.get(key)?.spec !== spec &&
         !this.#rivalry.isSpared(key),
     )

@@ -1,6 +1,6 @@
 /**
  * What the kernel is to have, object by object. What is wanted and what is found
- * are made by the same functions, so that two that mean the same are equal.
+ * are made by the same constructors, so that two that mean the same are equal.
  */
 import { ROUTE_PROTOCOL } from '../route-protocol.js'
 
@@ -20,26 +20,60 @@ export interface KernelObject {
 
 export type KernelObjects = ReadonlyMap<string, KernelObject>
 
+// Of a large network there are tens of thousands, and lines of few are ever needed.
+
 /** A packet to `mac` leaves a VXLAN device for that address. */
-export function fdbEntry(device: string, mac: string, destination: string): KernelObject {
-  return {
-    key: `fdb ${device} ${mac}`,
-    spec: `dst ${destination}`,
-    rank: 0,
-    program: 'bridge',
-    put: [`fdb replace ${mac} dev ${device} dst ${destination} self permanent`],
-    remove: `fdb delete ${mac} dev ${device} dst ${destination} self`,
+export class FdbEntry implements KernelObject {
+  readonly rank = 0
+  readonly program = 'bridge'
+  readonly key: string
+  readonly spec: string
+  readonly #device: string
+  readonly #mac: string
+
+  constructor(device: string, mac: string, destination: string) {
+    this.#device = device
+    this.#mac = mac
+    this.key = `fdb ${device} ${mac}`
+    this.spec = `dst ${destination}`
+  }
+
+  get put(): readonly string[] {
+    return [`fdb replace ${this.#line} permanent`]
+  }
+
+  get remove(): string {
+    return `fdb delete ${this.#line}`
+  }
+
+  get #line(): string {
+    return `${this.#mac} dev ${this.#device} ${this.spec} self`
   }
 }
 
-export function neighbour(device: string, address: string, mac: string): KernelObject {
-  return {
-    key: `neighbour ${device} ${address}`,
-    spec: `lladdr ${mac}`,
-    rank: 1,
-    program: 'ip',
-    put: [`neighbour replace ${address} lladdr ${mac} dev ${device} nud permanent`],
-    remove: `neighbour delete ${address} dev ${device}`,
+export class Neighbour implements KernelObject {
+  readonly rank = 1
+  readonly program = 'ip'
+  readonly key: string
+  readonly spec: string
+  readonly #device: string
+  readonly #address: string
+
+  constructor(device: string, address: string, mac: string) {
+    this.#device = device
+    this.#address = address
+    this.key = `neighbour ${device} ${address}`
+    this.spec = `lladdr ${mac}`
+  }
+
+  get put(): readonly string[] {
+    return [
+      `neighbour replace ${this.#address} ${this.spec} dev ${this.#device} nud permanent`,
+    ]
+  }
+
+  get remove(): string {
+    return `neighbour delete ${this.#address} dev ${this.#device}`
   }
 }
 
@@ -54,26 +88,31 @@ export interface RouteFields {
   readonly isOnLink: boolean
 }
 
-export function route({
-  destination,
-  gateway,
-  device,
-  isOnLink,
-}: RouteFields): KernelObject {
-  const spec = `via ${gateway} dev ${device}${isOnLink ? ' onlink' : ''}`
-  return {
-    key: `route ${destination}`,
-    spec,
-    rank: 2,
-    program: 'ip',
+export class RouteByGateway implements KernelObject {
+  readonly rank = 2
+  readonly program = 'ip'
+  readonly key: string
+  readonly spec: string
+  readonly #destination: string
+
+  constructor({ destination, gateway, device, isOnLink }: RouteFields) {
+    this.key = `route ${destination}`
+    this.spec = `via ${gateway} dev ${device}${isOnLink ? ' onlink' : ''}`
+    this.#destination = destination
+  }
+
+  get put(): readonly string[] {
+    const { spec } = this
+    const destination = this.#destination
+    const line = `route replace ${destination} ${spec} proto ${ROUTE_PROTOCOL}`
     // IPv6 refuses a gateway that a route of before leads to by another device.
-    put: [
-      ...(isOnLink && gateway.includes(':')
-        ? [`route delete ${destination} metric ${METRIC6}`]
-        : []),
-      `route replace ${destination} ${spec} proto ${ROUTE_PROTOCOL}`,
-    ],
-    remove: `route delete ${destination} proto ${ROUTE_PROTOCOL}`,
+    return destination.includes(':') && spec.endsWith(' onlink')
+      ? [`route delete ${destination} metric ${METRIC6}`, line]
+      : [line]
+  }
+
+  get remove(): string {
+    return `route delete ${this.#destination} proto ${ROUTE_PROTOCOL}`
   }
 }
 

@@ -8,7 +8,7 @@ import {
 import { type Subnet, formatSubnet, subnetPrefix } from '../../subnet/subnet-key.js'
 import { type Remote, publicAddress } from '../backend.js'
 import type { Wanted } from './kernel-backend.js'
-import { type KernelObject, fdbEntry, neighbour, route } from './objects.js'
+import { type KernelObject, FdbEntry, Neighbour, RouteByGateway } from './objects.js'
 import type { VtepDevice } from './vtep-device.js'
 
 export const MAC = /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/
@@ -79,7 +79,12 @@ function objectsFor(
   const destination = formatPrefix(prefix)
   if (direct.addresses.has(publicIp))
     return [
-      route({ destination, gateway: publicIp, device: direct.device, isOnLink: false }),
+      new RouteByGateway({
+        destination,
+        gateway: publicIp,
+        device: direct.device,
+        isOnLink: false,
+      }),
     ]
   const { backendData, backendV6Data } = remote.holder
   const { data } = vtepSchema.safeParse(family === 4 ? backendData : backendV6Data)
@@ -89,8 +94,8 @@ function objectsFor(
   if (data.VtepMAC === mac) return 'its MAC address is ours'
   const gateway = formatAddress(baseAddress(prefix))
   return [
-    fdbEntry(name, data.VtepMAC, publicIp),
-    neighbour(name, gateway, data.VtepMAC),
-    route({ destination, gateway, device: name, isOnLink: true }),
+    new FdbEntry(name, data.VtepMAC, publicIp),
+    new Neighbour(name, gateway, data.VtepMAC),
+    new RouteByGateway({ destination, gateway, device: name, isOnLink: true }),
   ]
 }
