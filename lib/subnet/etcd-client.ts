@@ -52,7 +52,8 @@ export function openEtcdClient(
     grpcOptions: {
       'grpc.keepalive_time_ms': KEEPALIVE_MS,
       'grpc.keepalive_timeout_ms': KEEPALIVE_TIMEOUT_MS,
-      'grpc.keepalive_permit_without_calls': 1,
+      // The watch is a call that lasts; without one, etcd takes pings for abuse and closes.
+      'grpc.keepalive_permit_without_calls': 0,
       'grpc.max_receive_message_length': MAX_ANSWER_BYTES,
       // A dead connection is retried soon: the default backs off to two minutes.
       'grpc.initial_reconnect_backoff_ms': 200,
