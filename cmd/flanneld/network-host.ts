@@ -92,6 +92,7 @@ export class NetworkHost implements Host {
     state.unpublish()
     state.report('lease', undefined)
     state.report('remotes', undefined)
+    state.report('backend', undefined)
     state.note('lease', undefined)
     state.note('remotes', undefined)
     state.ignoredRecords = []
@@ -170,7 +171,7 @@ export class NetworkHost implements Host {
   }
 
   /** Says what is not as it should be: the remotes, the age of the lease, a permit that ran out. */
-  async #note({ tenure, sync }: Serving, signal: AbortSignal): Promise<void> {
+  async #note({ tenure, sync, backend }: Serving, signal: AbortSignal): Promise<void> {
     const { keeper, permit } = tenure
     const { state, clock, renewMarginMs } = this.#context
     while (!signal.aborted) {
@@ -183,6 +184,7 @@ export class NetworkHost implements Host {
           : `${left > 0 ? 'ends soon' : 'not proven any more'}: ${keeper.trouble ?? 'etcd is away'}`,
       )
       state.report('remotes', sync.trouble)
+      state.report('backend', backend.trouble)
       state.note('remotes', sync.shared.describe())
       state.report(
         'lease',

@@ -13,6 +13,9 @@ const SETTLE_MS = 500
 /** Looked at this often even if nothing was heard. */
 const POLL_MS = 60_000
 
+/** And this often while there is none. */
+const RETRY_MS = 5000
+
 /**
  * Notices when this host's address or interface to the others changes (DHCP, a
  * replugged cable) and rejects with Rejoin: the record follows, the subnet stays.
@@ -24,20 +27,22 @@ export async function watchUnderlay(
   signal: AbortSignal,
 ): Promise<void> {
   const { flags, state, clock, log } = context
-  const look = async (): Promise<void> => {
+  const look = async (): Promise<boolean> => {
     try {
       const now = await chooseUnderlayNow(flags, config)
       state.note('underlay', undefined)
       const change = describeChange(underlay, now)
       if (change !== undefined) throw new Rejoin(change)
+      return true
     } catch (error) {
       if (!(error instanceof BackendError)) throw error
       state.note('underlay', error.message)
+      return false
     }
   }
   const objects = ['link', 'address', 'route'] as const
-  const options = { objects, settleMs: SETTLE_MS, pollMs: POLL_MS }
-  await onKernelChange({ ...options, clock, log, look }, signal)
+  const times = { settleMs: SETTLE_MS, pollMs: POLL_MS, retryMs: RETRY_MS }
+  await onKernelChange({ objects, ...times, clock, log, look }, signal)
 }
 
 function describeChange(before: Underlay, now: Underlay): string | undefined {

@@ -18,6 +18,7 @@ export function planAlloc(context: BackendContext): BackendPlan {
 
 class AllocBackend implements Backend {
   readonly device: string
+  readonly trouble = undefined
 
   constructor(device: string) {
     this.device = device

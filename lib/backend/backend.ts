@@ -77,6 +77,9 @@ export interface Backend {
   /** Watches over the backend's own parts until `signal` aborts; rejects when they cannot be kept up. */
   run(signal: AbortSignal): Promise<void>
 
+  /** What keeps packets from their way, for the operator; undefined when nothing does. */
+  readonly trouble: string | undefined
+
   /** What the status shows, ready for JSON. */
   describe(): Promise<Record<string, unknown>>
 

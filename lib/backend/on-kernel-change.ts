@@ -9,41 +9,52 @@ export interface OnKernelChange {
   readonly settleMs: number
   /** Looked at this often even if nothing was heard, in ms. */
   readonly pollMs: number
+  /** And this often, in ms, while not all is well. */
+  readonly retryMs: number
   readonly clock: Clock
   readonly log: Logger
-  readonly look: () => Promise<void>
+  /** Says whether all is well. */
+  readonly look: () => Promise<boolean>
 }
 
 /** Calls `look` after changes of such kernel objects, and now and then, until `signal` aborts or it rejects. */
 export async function onKernelChange(
-  { objects, settleMs, pollMs, clock, log, look }: OnKernelChange,
+  { objects, settleMs, pollMs, retryMs, clock, log, look }: OnKernelChange,
   signal: AbortSignal,
 ): Promise<void> {
   let wake = new AbortController()
   await runAll(signal, [
     async each => {
-      try {
-        await monitorIp(
-          objects,
-          () => {
-            wake.abort()
-          },
-          each,
-        )
-      } catch (error) {
-        log.warn(
-          { objects, everySeconds: pollMs / 1000, reason: String(error) },
-          'cannot monitor the kernel; looking now and then',
-        )
+      let isTold = false
+      while (!each.aborted) {
+        try {
+          await monitorIp(
+            objects,
+            () => {
+              wake.abort()
+            },
+            each,
+          )
+        } catch (error) {
+          if (!isTold)
+            log.warn(
+              { objects, everySeconds: pollMs / 1000, reason: String(error) },
+              'cannot monitor the kernel; looking now and then',
+            )
+          isTold = true
+          await clock.sleep(retryMs, each)
+        }
       }
     },
     async each => {
+      let isWell = true
       for (;;) {
-        await clock.sleep(pollMs, AbortSignal.any([each, wake.signal]))
+        const waitMs = isWell ? pollMs : retryMs
+        await clock.sleep(waitMs, AbortSignal.any([each, wake.signal]))
         await clock.sleep(settleMs, each)
         if (each.aborted) return
         wake = new AbortController()
-        await look()
+        isWell = await look()
       }
     },
   ])

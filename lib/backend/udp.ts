@@ -1,16 +1,13 @@
 import type { ForwardingState, NextHop } from '../encap/forwarding-table.js'
 import { MAX_INDEX_BITS, type Range } from '../encap/subnet-index.js'
-import { batch } from '../linux/iproute.js'
-import { writeSysctl } from '../linux/sysctl.js'
+import { runAll } from '../subnet/loops.js'
 import type { NetworkConfig } from '../subnet/network-config.js'
 import {
-  ADDRESS_BITS,
   type Address,
   type Family,
   type Prefix,
   addressBytes,
   baseAddress,
-  formatAddress,
   formatEndpoint,
   formatPrefix,
 } from '../subnet/prefix.js'
@@ -24,12 +21,13 @@ import type {
   RouteToRemote,
 } from './backend.js'
 import { BackendError } from './errors.js'
+import { KernelKeeper } from './kernel/keeper.js'
 import { removeLeft } from './kernel/left.js'
 import { endLeft } from './left.js'
 import { OVERHEAD } from './mtu.js'
 import { readNumber, readSwitch } from './options.js'
-import { ROUTE_PROTOCOL } from './route-protocol.js'
 import { PacketPath } from './udp/packet-path.js'
+import { TunDevice } from './udp/tun-device.js'
 
 /** flannel's port when the configuration names none. */
 const DEFAULT_PORT = 8285
@@ -108,6 +106,8 @@ export interface UdpContext extends BackendContext, UdpOptions {
 class UdpBackend implements Backend {
   readonly #context: UdpContext
   readonly #path: PacketPath
+  /** Of the device and the route into it. */
+  readonly #keeper: KernelKeeper
   /** What another backend type has left is gone. */
   #isAlone = false
   /** One or none for each remote, made once: there may be ten thousand. */
@@ -116,13 +116,14 @@ class UdpBackend implements Backend {
   private constructor(context: UdpContext, path: PacketPath) {
     this.#context = context
     this.#path = path
+    this.#keeper = new KernelKeeper(context, new TunDevice(context, () => path.device))
   }
 
   static async start(context: UdpContext): Promise<Backend> {
     const path = await PacketPath.open(context)
     const backend = new UdpBackend(context, path)
     try {
-      await backend.#configureDevice()
+      await backend.#keeper.settle()
       // A path that was taken over goes on with the remotes it has until they are listed.
       if (!path.wasTakenOver) await backend.apply([])
     } catch (error) {
@@ -137,43 +138,8 @@ class UdpBackend implements Backend {
     return this.#path.device
   }
 
-  /** Every line may be repeated; the kernel keeps what is there already. */
-  async #configureDevice(): Promise<void> {
-    const { config, overlayMtu, subnet } = this.#context
-    const { device } = this
-    await this.#acceptLocal()
-    try {
-      await batch([
-        // No router solicitations of the kernel's on a device that leads to no router.
-        `link set dev ${device} addrgenmode none`,
-        ...prefixesOf(subnet).map(
-          own =>
-            `address replace ${formatAddress(baseAddress(own))}/${ADDRESS_BITS[own.family]} dev ${device}`,
-        ),
-        `link set dev ${device} mtu ${overlayMtu} up`,
-        ...config.families.map(
-          ({ network }) =>
-            `route replace ${formatPrefix(network)} dev ${device} proto ${ROUTE_PROTOCOL}${network.family === 4 ? ' scope global' : ''}`,
-        ),
-      ])
-    } catch (cause) {
-      const why = cause instanceof Error ? cause.message : String(cause)
-      throw new BackendError('ERR_DEVICE', `cannot set up ${device}: ${why}`, { cause })
-    }
-  }
-
-  /** ICMP errors go back into the TUN from its own address, which is a martian without this. */
-  async #acceptLocal(): Promise<void> {
-    const name = `net/ipv4/conf/${this.device}/accept_local`
-    try {
-      await writeSysctl(name, '1')
-    } catch (error) {
-      // In a container /proc/sys is often read-only; packets flow all the same.
-      this.#context.log.warn(
-        { reason: (error as Error).message },
-        'cannot set accept_local: containers do not hear that a destination is unreachable',
-      )
-    }
+  get trouble(): string | undefined {
+    return this.#keeper.trouble
   }
 
   async apply(remotes: readonly Remote[]): Promise<void> {
@@ -222,7 +188,10 @@ class UdpBackend implements Backend {
   }
 
   async run(signal: AbortSignal): Promise<void> {
-    await this.#path.supervise(signal)
+    await runAll(signal, [
+      each => this.#path.supervise(each),
+      each => this.#keeper.run(each),
+    ])
   }
 
   async describe(): Promise<Record<string, unknown>> {

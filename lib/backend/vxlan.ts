@@ -19,7 +19,7 @@ import { BackendError } from './errors.js'
 import { findOnLink } from './host-gw.js'
 import { KernelBackend, type KernelPlan, type Wanted } from './kernel/kernel-backend.js'
 import { linkAlias } from './kernel/left.js'
-import { type VtepDevice, linesToMend } from './kernel/vtep-device.js'
+import { type VtepDevice, linesToEnsure } from './kernel/vtep-device.js'
 import { MAC, wantVxlan } from './kernel/vxlan-objects.js'
 import { endLeft } from './left.js'
 import { OVERHEAD } from './mtu.js'
@@ -116,8 +116,8 @@ export function planVxlan(context: BackendContext): BackendPlan {
           local: formatAddress(local),
           mtu: overlayMtu,
           mac: '',
-          address: formatAddress(baseAddress(own)),
-          network: network.network,
+          addresses: [{ family, address: formatAddress(baseAddress(own)) }],
+          networks: [network.network],
         }
       })
       const found = await findMacs()
@@ -208,7 +208,7 @@ class VxlanPlan implements KernelPlan {
     const mended: string[] = []
     for (const device of this.#devices) {
       const { name } = device
-      const lines = linesToMend(
+      const lines = linesToEnsure(
         device,
         links.find(link => link.name === name),
       )

@@ -2,6 +2,7 @@ import * as libc from './libc.js'
 
 // include/uapi/linux/if_tun.h, include/uapi/asm-generic/fcntl.h
 const TUNSETIFF = 0x400454ca
+const TUNGETIFF = 0x800454d2
 const TUNSETOFFLOAD = 0x400454d0
 const TUNSETVNETHDRSZ = 0x400454d8
 const IFF_TUN = 0x0001
@@ -100,4 +101,9 @@ export function enableOffloads(fd: number): TunOffloads {
     // The argument is the number itself.
     if (libc.ioctl(fd, TUNSETOFFLOAD, flags) === 0) return { tcp, udp }
   return { tcp: false, udp: false }
+}
+
+/** Whether the device of a descriptor is still there: anybody may delete it. */
+export function isAttached(fd: number): boolean {
+  return libc.ioctl(fd, TUNGETIFF, Buffer.alloc(IFREQ)) >= 0
 }

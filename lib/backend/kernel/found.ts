@@ -6,7 +6,14 @@ import {
   parsePrefix,
 } from '../../subnet/prefix.js'
 import { ROUTE_PROTOCOL } from '../route-protocol.js'
-import { type KernelObject, FdbEntry, Neighbour, RouteByGateway } from './objects.js'
+import {
+  type KernelObject,
+  FdbEntry,
+  Neighbour,
+  RouteByGateway,
+  RouteToDevice,
+  destinationOf,
+} from './objects.js'
 
 const NO_MAC = '00:00:00:00:00:00'
 
@@ -51,4 +58,41 @@ export async function findObjects(
     ]),
   ])
   return parts.flat()
+}
+
+/** The network's own route, which leads into a device of ours. */
+export async function findNetworkRoutes(
+  networks: readonly Prefix[],
+  device: string,
+): Promise<KernelObject[]> {
+  const found = networks.map(async network => {
+    const routes = await listRoutes(network.family, ROUTE_PROTOCOL)
+    const destination = formatPrefix(network)
+    const isThere = routes.some(
+      route =>
+        formatPrefix(parsePrefix(route.destination)) === destination &&
+        route.nextHops.some(hop => hop.device === device && hop.gateway === undefined),
+    )
+    return isThere ? [new RouteToDevice(network.family, destination, device)] : []
+  })
+  return (await Promise.all(found)).flat()
+}
+
+/** What the kernel has, whosever it is, instead of a route of ours; undefined for nothing. */
+export async function describeRoutes(key: string): Promise<string | undefined> {
+  const destination = destinationOf(key)
+  if (destination === undefined) return undefined
+  const routes = await listRoutes(parsePrefix(destination).family)
+  const there = routes.filter(
+    route => formatPrefix(parsePrefix(route.destination)) === destination,
+  )
+  const texts = there.map(({ type, protocol, nextHops: [hop] }) =>
+    [
+      ...(type === 'unicast' ? [] : [type]),
+      ...(hop?.gateway === undefined ? [] : [`via ${hop.gateway}`]),
+      ...(hop === undefined ? [] : [`dev ${hop.device}`]),
+      `proto ${protocol}`,
+    ].join(' '),
+  )
+  return texts.length === 0 ? undefined : texts.join(', ')
 }

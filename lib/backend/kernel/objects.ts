@@ -2,6 +2,7 @@
  * What the kernel is to have, object by object. What is wanted and what is found
  * are made by the same constructors, so that two that mean the same are equal.
  */
+import type { Family } from '../../subnet/prefix.js'
 import { ROUTE_PROTOCOL } from '../route-protocol.js'
 
 export interface KernelObject {
@@ -114,6 +115,35 @@ export class RouteByGateway implements KernelObject {
   get remove(): string {
     return `route delete ${this.#destination} proto ${ROUTE_PROTOCOL}`
   }
+}
+
+/** A route of our Network into a device of ours. */
+export class RouteToDevice implements KernelObject {
+  readonly rank = 2
+  readonly program = 'ip'
+  readonly key: string
+  readonly spec: string
+  readonly #line: string
+
+  constructor(family: Family, destination: string, device: string) {
+    this.key = `route ${destination}`
+    this.spec = `dev ${device}`
+    const scope = family === 4 ? ' scope global' : ''
+    this.#line = `${destination} ${this.spec} proto ${ROUTE_PROTOCOL}${scope}`
+  }
+
+  get put(): readonly string[] {
+    return [`route replace ${this.#line}`]
+  }
+
+  get remove(): string {
+    return `route delete ${this.#line}`
+  }
+}
+
+/** The destination of a route's key; undefined for that of something else. */
+export function destinationOf(key: string): string | undefined {
+  return key.startsWith('route ') ? key.slice('route '.length) : undefined
 }
 
 export function byKey(objects: readonly KernelObject[]): KernelObjects {

@@ -1,18 +1,13 @@
 import type { Link } from '../../linux/iproute.js'
-import {
-  ADDRESS_BITS,
-  type Family,
-  type Prefix,
-  containsAddress,
-  parseAddress,
-} from '../../subnet/prefix.js'
+import type { Family } from '../../subnet/prefix.js'
 import { BackendError } from '../errors.js'
+import { type OwnLink, lineToAdd, linesToMend } from './own-link.js'
 
 /** A VXLAN device as it is to be. */
-export interface VtepDevice {
+export interface VtepDevice extends OwnLink {
   readonly family: Family
-  readonly name: string
   readonly alias: string
+  readonly mac: string
   readonly vni: number
   readonly port: number
   /** The underlay's link, and our address on it. */
@@ -20,34 +15,15 @@ export interface VtepDevice {
   readonly local: string
   readonly learning: boolean
   readonly gbp: boolean
-  readonly mtu: number
-  readonly mac: string
-  /** Base of our subnet. */
-  readonly address: string
-  readonly network: Prefix
 }
 
 /** Lines of ip(8) that make the device what it is to be; none when it is. Throws BackendError. */
-export function linesToMend(device: VtepDevice, link: Link | undefined): string[] {
-  const { name } = device
-  if (link !== undefined) refuseForeign(device, link)
+export function linesToEnsure(device: VtepDevice, link: Link | undefined): string[] {
   if (link === undefined) return creationOf(device)
-  if (!isCompatible(device, link)) return [`link delete ${name}`, ...creationOf(device)]
-  const wrong = addressesToRemove(device, link)
-  const own = `${device.address}/${ADDRESS_BITS[device.family]}`
-  const isThere = link.addresses.some(
-    ({ local, prefixLength }) => `${local}/${prefixLength}` === own,
-  )
-  return [
-    ...(link.alias === device.alias
-      ? []
-      : [`link set dev ${name} alias ${device.alias}`]),
-    ...(link.mac === device.mac ? [] : [`link set dev ${name} address ${device.mac}`]),
-    ...(link.mtu === device.mtu ? [] : [`link set dev ${name} mtu ${device.mtu}`]),
-    ...(link.up ? [] : [`link set dev ${name} up`]),
-    ...wrong.map(address => `address delete ${address} dev ${name}`),
-    ...(isThere ? [] : [`address add ${own} dev ${name}${noDad(device)}`]),
-  ]
+  refuseForeign(device, link)
+  return isCompatible(device, link)
+    ? linesToMend(device, link)
+    : [`link delete ${device.name}`, ...creationOf(device)]
 }
 
 function creationOf(device: VtepDevice): string[] {
@@ -56,13 +32,8 @@ function creationOf(device: VtepDevice): string[] {
     `link add ${name} address ${mac} type vxlan id ${vni} dev ${link} local ${local} dstport ${port} ${learning ? 'learning' : 'nolearning'}${gbp ? ' gbp' : ''}`,
     `link set dev ${name} alias ${device.alias} addrgenmode none`,
     `link set dev ${name} mtu ${mtu} up`,
-    `address add ${device.address}/${ADDRESS_BITS[device.family]} dev ${name}${noDad(device)}`,
+    ...device.addresses.map(address => lineToAdd(name, address)),
   ]
-}
-
-/** Nobody else can have it. */
-function noDad({ family }: VtepDevice): string {
-  return family === 6 ? ' nodad' : ''
 }
 
 /** What a link cannot be changed to once it is made. */
@@ -89,16 +60,4 @@ function refuseForeign({ name, alias }: VtepDevice, link: Link): void {
       'ERR_DEVICE',
       `the device ${name} is that of ${link.alias}; set another VNI`,
     )
-}
-
-/** Addresses from an earlier subnet of ours. */
-function addressesToRemove(device: VtepDevice, { addresses }: Link): string[] {
-  const { family, network } = device
-  return addresses
-    .filter(({ family: other, local, scope, prefixLength }) => {
-      if (other !== family || scope === 'link') return false
-      if (local === device.address && prefixLength === ADDRESS_BITS[family]) return false
-      return family === 6 || containsAddress(network, parseAddress(local))
-    })
-    .map(({ local, prefixLength }) => `${local}/${prefixLength}`)
 }

@@ -30,6 +30,7 @@ const SENDER = 6
 const POLLFD = 8
 const REVENTS = 6
 const POLLIN = 0x0001
+const POLLERR = 0x0008
 
 /** How long a path without a daemon and without a permit waits for one, in ms. */
 const ORPHAN_GRACE_MS = 10_000
@@ -68,6 +69,8 @@ function main(label: string): void {
     watch(fds, 1, loop.isReady ? SOCKET : -1)
     watch(fds, 3, control.connection)
     libc.poll(fds, 4, IDLE_MS)
+    // Somebody has deleted the device: whoever starts the next path opens another.
+    if (isFailed(fds, 0)) break
     const nowMs = libc.bootTimeMs()
     if (isReady(fds, 0)) loop.fromTun(nowMs)
     if (isReady(fds, 1)) loop.fromUnderlay(nowMs)
@@ -86,6 +89,10 @@ function watch(fds: Buffer, index: number, fd: number): void {
 /** Readable, hung up or failed: each is for the reader to find out. */
 function isReady(fds: Buffer, index: number): boolean {
   return fds.readInt16LE(index * POLLFD + REVENTS) !== 0
+}
+
+function isFailed(fds: Buffer, index: number): boolean {
+  return (fds.readInt16LE(index * POLLFD + REVENTS) & POLLERR) !== 0
 }
 
 const [label = ''] = process.argv.slice(2)

@@ -11,6 +11,7 @@ import type { BackendContext } from '../backend.js'
 import { BackendError } from '../errors.js'
 import type { UdpContext } from '../udp.js'
 import * as libc from '../../linux/libc.js'
+import { isAttached } from '../../linux/tun.js'
 import { BUILD } from './build.js'
 import { listenerPid } from '../../linux/unix-socket.js'
 import { endPath } from './end-path.js'
@@ -177,7 +178,7 @@ export class PathProcess {
   /** A former daemon started it, or the path before it, and told that where the remotes are. */
   readonly wasTakenOver: boolean
   readonly #context: UdpContext
-  readonly #options: QueueOptions
+  #options: QueueOptions
   readonly #log: Logger
   #running: RunningPath | undefined
   #descriptors: Descriptors | undefined
@@ -309,6 +310,7 @@ export class PathProcess {
     const { client, pid } = this.#path()
     client.close()
     await endPath(pid, this.#context.clock)
+    this.#dropDeadDevice()
     try {
       await this.start()
     } catch (error) {
@@ -317,6 +319,17 @@ export class PathProcess {
       this.#log.warn({ reason: error.message }, 'the packet path does not start yet')
       await this.#context.clock.sleep(RESTART_DELAY_MS * this.#failures)
     }
+  }
+
+  /** Somebody has deleted the device: `start` opens another, of the same name if it can. */
+  #dropDeadDevice(): void {
+    if (this.#descriptors === undefined || isAttached(this.#descriptors.tun.fd)) return
+    const { name } = this.#descriptors.tun
+    this.#log.error({ device: name }, 'the device is gone; making it again')
+    closeDescriptors(this.#descriptors)
+    this.#descriptors = undefined
+    // Whichever queue comes first makes it, the others join.
+    if (this.#context.queues > 1) this.#options = { ...this.#options, device: name }
   }
 
   get pid(): number {

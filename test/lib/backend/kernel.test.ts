@@ -7,7 +7,7 @@ import {
   changesBetween,
 } from '../../../lib/backend/kernel/objects.js'
 import { Rivalry } from '../../../lib/backend/kernel/rivalry.js'
-import { type VtepDevice, linesToMend } from '../../../lib/backend/kernel/vtep-device.js'
+import { type VtepDevice, linesToEnsure } from '../../../lib/backend/kernel/vtep-device.js'
 import { wantVxlan } from '../../../lib/backend/kernel/vxlan-objects.js'
 import type { Remote } from '../../../lib/backend/backend.js'
 import type { Link } from '../../../lib/linux/iproute.js'
@@ -28,8 +28,8 @@ const DEVICE: VtepDevice = {
   gbp: false,
   mtu: 1450,
   mac: '02:00:00:00:00:01',
-  address: '10.5.1.0',
-  network: parsePrefix('10.5.0.0/16'),
+  addresses: [{ family: 4, address: '10.5.1.0' }],
+  networks: [parsePrefix('10.5.0.0/16')],
 }
 const DEVICE6: VtepDevice = {
   ...DEVICE,
@@ -37,8 +37,8 @@ const DEVICE6: VtepDevice = {
   name: 'flannel-v6.1',
   local: '2001:db8::1',
   mac: '02:00:00:00:06:01',
-  address: 'fd00:5:0:1::',
-  network: parsePrefix('fd00:5::/48'),
+  addresses: [{ family: 6, address: 'fd00:5:0:1::' }],
+  networks: [parsePrefix('fd00:5::/48')],
 }
 const NO_DIRECT = { device: 'eth0', addresses: new Set<string>() }
 
@@ -262,12 +262,12 @@ t.test('a device is mended where it can be, and else made anew', t => {
     ),
   ]
   for (const [what, link, lines] of cases)
-    t.strictSame(linesToMend(DEVICE, link), lines, what)
-  t.throws(() => linesToMend(DEVICE, { ...LINK, kind: 'dummy', vxlan: undefined }), {
+    t.strictSame(linesToEnsure(DEVICE, link), lines, what)
+  t.throws(() => linesToEnsure(DEVICE, { ...LINK, kind: 'dummy', vxlan: undefined }), {
     code: 'ERR_DEVICE',
     message: /there is a device flannel\.1 of kind dummy; remove it, or set another VNI/,
   })
-  t.throws(() => linesToMend(DEVICE, { ...LINK, alias: 'flanneld:other' }), {
+  t.throws(() => linesToEnsure(DEVICE, { ...LINK, alias: 'flanneld:other' }), {
     message: /the device flannel\.1 is that of flanneld:other; set another VNI/,
   })
   t.end()

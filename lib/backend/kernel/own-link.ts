@@ -1,0 +1,67 @@
+import type { Link } from '../../linux/iproute.js'
+import {
+  ADDRESS_BITS,
+  type Family,
+  type Prefix,
+  containsAddress,
+  parseAddress,
+} from '../../subnet/prefix.js'
+
+/** What any link of ours is to be. */
+export interface OwnLink {
+  readonly name: string
+  readonly mtu: number
+  /** Undefined for links that have none, or where it is the kernel's choice. */
+  readonly alias?: string | undefined
+  readonly mac?: string | undefined
+  /** Our own, one of a family. */
+  readonly addresses: readonly { readonly family: Family; readonly address: string }[]
+  /** Addresses within are those of an earlier subnet of ours. */
+  readonly networks: readonly Prefix[]
+}
+
+/** Lines of ip(8) that make a link that is there what it is to be; none when it is. */
+export function linesToMend(wanted: OwnLink, link: Link): string[] {
+  const { name, alias, mac, mtu, addresses } = wanted
+  const own = addresses.map(({ family, address }) => `${address}/${ADDRESS_BITS[family]}`)
+  const there = link.addresses.map(
+    ({ local, prefixLength }) => `${local}/${prefixLength}`,
+  )
+  const differs = (is: string | undefined, isToBe: string | undefined): boolean =>
+    isToBe !== undefined && is !== isToBe
+  return [
+    ...(differs(link.alias, alias) ? [`link set dev ${name} alias ${alias ?? ''}`] : []),
+    ...(differs(link.mac, mac) ? [`link set dev ${name} address ${mac ?? ''}`] : []),
+    ...(link.mtu === mtu ? [] : [`link set dev ${name} mtu ${mtu}`]),
+    ...(link.up ? [] : [`link set dev ${name} up`]),
+    ...addressesOfOurs(wanted, link)
+      .filter(address => !own.includes(address))
+      .map(address => `address delete ${address} dev ${name}`),
+    ...addresses
+      .filter((_, index) => !there.includes(own[index] ?? ''))
+      .map(each => lineToAdd(name, each)),
+  ]
+}
+
+export function lineToAdd(
+  device: string,
+  { family, address }: OwnLink['addresses'][number],
+): string {
+  // Nobody else can have it.
+  const more = family === 6 ? ' nodad' : ''
+  return `address add ${address}/${ADDRESS_BITS[family]} dev ${device}${more}`
+}
+
+/** Ours, of this or an earlier subnet. */
+function addressesOfOurs({ networks }: OwnLink, link: Link): string[] {
+  return link.addresses
+    .filter(
+      ({ family, local, scope }) =>
+        scope !== 'link' &&
+        networks.some(
+          network =>
+            network.family === family && containsAddress(network, parseAddress(local)),
+        ),
+    )
+    .map(({ local, prefixLength }) => `${local}/${prefixLength}`)
+}
