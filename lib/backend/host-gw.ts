@@ -2,6 +2,7 @@ import { routesTo } from '../linux/iproute.js'
 import {
   FAMILIES,
   type Address,
+  type Family,
   formatAddress,
   formatPrefix,
   sameAddress,
@@ -57,6 +58,44 @@ export async function findOnLink(
   )
 }
 
+/** Remotes that are reached without a tunnel. */
+export interface Direct {
+  /** The link that they are on. */
+  readonly device: string
+  readonly addresses: ReadonlySet<string>
+}
+
+/** What the kernel is to have, so that packets to remotes are handed to them. */
+export function wantHostGw(
+  remotes: readonly Remote[],
+  families: readonly Family[],
+  { device, addresses }: Direct,
+): Wanted {
+  const objects: KernelObject[] = []
+  const skipped: { subnet: string; why: string }[] = []
+  for (const remote of remotes)
+    for (const family of families) {
+      const prefix = subnetPrefix(remote.subnet, family)
+      const address = publicAddress(remote, family)
+      if (prefix === undefined) continue
+      const gateway = address === undefined ? '' : formatAddress(address)
+      if (addresses.has(gateway)) {
+        const destination = formatPrefix(prefix)
+        objects.push(
+          new RouteByGateway({ destination, gateway, device, isOnLink: false }),
+        )
+      } else
+        skipped.push({
+          subnet: formatSubnet(remote.subnet),
+          why:
+            address === undefined
+              ? `its record has no PublicIP of IPv${family}`
+              : `${gateway} is not on the link of ${device}; host-gw needs all hosts on one link: use vxlan or udp`,
+        })
+    }
+  return { objects, skipped }
+}
+
 class HostGwPlan implements KernelPlan {
   readonly type = 'host-gw'
   readonly devices = []
@@ -85,35 +124,7 @@ class HostGwPlan implements KernelPlan {
       families.flatMap(family => publicAddress(remote, family) ?? []),
     )
     const onLink = await findOnLink(addresses, this.device)
-    const objects: KernelObject[] = []
-    const skipped: { subnet: string; why: string }[] = []
-    for (const remote of remotes) {
-      for (const family of families) {
-        const prefix = subnetPrefix(remote.subnet, family)
-        const address = publicAddress(remote, family)
-        if (prefix === undefined) continue
-        const gateway = address === undefined ? '' : formatAddress(address)
-        if (onLink.has(gateway)) {
-          const destination = formatPrefix(prefix)
-          objects.push(
-            new RouteByGateway({
-              destination,
-              gateway,
-              device: this.device,
-              isOnLink: false,
-            }),
-          )
-        } else
-          skipped.push({
-            subnet: formatSubnet(remote.subnet),
-            why:
-              address === undefined
-                ? `its record has no PublicIP of IPv${family}`
-                : `${gateway} is not on the link of ${this.device}; host-gw needs all hosts on one link: use vxlan or udp`,
-          })
-      }
-    }
-    return { objects, skipped }
+    return wantHostGw(remotes, families, { device: this.device, addresses: onLink })
   }
 
   routeTo(remote: Remote): RouteToRemote | undefined {

@@ -84,6 +84,22 @@ t.test('one that died without a daemon is started beside the other', async t => 
   t.ok((await pair.transfer(4, '--parallel=4')) > 10)
 })
 
+t.test('a device that somebody deletes is made anew, with every queue', async t => {
+  const before = await pidsOf(2)
+
+  await pair.inside(2, 'ip', 'link', 'delete', 'flannel0')
+
+  await happens('each path has a successor', async () => {
+    const after = await pidsOf(2).catch(() => before)
+    return after.every(pid => !before.includes(pid))
+  })
+  for (const family of [4, 6] as const)
+    await happens(`IPv${family} passes`, () => reaches(pair, family, 100))
+  t.ok((await pair.transfer(4, '--parallel=4')) > 10)
+  const links = await pair.inside(2, 'ip', '-brief', 'link', 'show', 'type', 'tun')
+  t.match(links.trim(), /^flannel0\s[^\n]*$/, 'and is the only one')
+})
+
 t.test('with another number of queues the device is made anew', async t => {
   const before = await pidsOf(2)
 

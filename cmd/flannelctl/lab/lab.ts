@@ -33,6 +33,8 @@ export interface LabOptions {
   readonly name?: string
   readonly hosts?: number
   readonly network?: string
+  /** `Backend` of the stored configuration. */
+  readonly backend?: Readonly<Record<string, unknown>>
   readonly runDir?: string
   /** Of the daemons, besides the usual. */
   readonly flags?: readonly string[]
@@ -54,6 +56,7 @@ export class Lab {
   readonly #place: LabPlace
   readonly #kind: LabRecord['kind']
   readonly #flags: readonly string[]
+  readonly #backend: LabOptions['backend']
   readonly #signal: AbortSignal | undefined
   readonly #lock: FileLock
 
@@ -64,6 +67,7 @@ export class Lab {
     this.#lock = lock
     this.#kind = options.kind ?? 'run'
     this.#flags = options.flags ?? []
+    this.#backend = options.backend
     this.#signal = options.signal
     this.etcd = new LabEtcd({
       namespace: underlayNamespace(place.name),
@@ -134,7 +138,8 @@ export class Lab {
   /** Starts etcd and stores the network's configuration. */
   async startEtcd(prefix = DEFAULT_PREFIX, network = this.network): Promise<void> {
     await this.etcd.start(this.#signal)
-    await this.etcd.ctl('put', `${prefix}/config`, JSON.stringify({ Network: network }))
+    const config = { Network: network, Backend: this.#backend }
+    await this.etcd.ctl('put', `${prefix}/config`, JSON.stringify(config))
   }
 
   /** Starts the daemons of all hosts at once, then gives each host its container. */

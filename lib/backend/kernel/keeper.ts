@@ -180,10 +180,16 @@ async function make({ removed, put }: Changes): Promise<void> {
     ),
   ]))
     failed.push(...(await forceBatch(program, lines)))
-  // What is gone already need not be removed.
-  const [first] = failed.filter(({ line }) => !line.includes(' delete '))
+  const [first] = failed.filter(failure => !isGone(failure))
   if (first !== undefined)
     throw new BackendError('ERR_DEVICE', `${first.line}: ${first.why}`)
+}
+
+/** What is gone already need not be removed. */
+function isGone({ line, why }: FailedLine): boolean {
+  return (
+    line.includes(' delete ') && /No such|Cannot find device|does not exist/.test(why)
+  )
 }
 
 /** Lines of one program that follow each other go together. */

@@ -7,6 +7,7 @@ import {
 } from '../../subnet/prefix.js'
 import { type Subnet, formatSubnet, subnetPrefix } from '../../subnet/subnet-key.js'
 import { type Remote, publicAddress } from '../backend.js'
+import type { Direct } from '../host-gw.js'
 import type { Wanted } from './kernel-backend.js'
 import { type KernelObject, FdbEntry, Neighbour, RouteByGateway } from './objects.js'
 import type { VtepDevice } from './vtep-device.js'
@@ -25,13 +26,6 @@ const vtepSchema = z.looseObject({
       mac => (parseInt(mac.slice(0, 2), 16) & 1) === 0 && mac !== '00:00:00:00:00:00',
     ),
 })
-
-/** Remotes that are reached without a tunnel. */
-export interface Direct {
-  /** The link that they are on. */
-  readonly device: string
-  readonly addresses: ReadonlySet<string>
-}
 
 /** What the kernel is to have, so that packets to remotes leave by VXLAN devices. */
 export function wantVxlan(

@@ -7,14 +7,19 @@ import {
   changesBetween,
 } from '../../../lib/backend/kernel/objects.js'
 import { Rivalry } from '../../../lib/backend/kernel/rivalry.js'
-import { type VtepDevice, linesToEnsure } from '../../../lib/backend/kernel/vtep-device.js'
+import {
+  type VtepDevice,
+  linesToEnsure,
+} from '../../../lib/backend/kernel/vtep-device.js'
+import { type Direct, wantHostGw } from '../../../lib/backend/host-gw.js'
+import type { Wanted } from '../../../lib/backend/kernel/kernel-backend.js'
 import { wantVxlan } from '../../../lib/backend/kernel/vxlan-objects.js'
 import type { Remote } from '../../../lib/backend/backend.js'
 import type { Link } from '../../../lib/linux/iproute.js'
-import { parseAddress, parsePrefix } from '../../../lib/subnet/prefix.js'
+import { formatAddress, parsePrefix } from '../../../lib/subnet/prefix.js'
 import { ManualClock } from '../../fakes/manual-clock.js'
-import { subnetOf } from '../../helpers/lease-host.js'
 import { fc, holds } from '../../helpers/property.js'
+import { anyWalk, remote, toRemote } from './remote-walks.js'
 
 const DEVICE: VtepDevice = {
   family: 4,
@@ -41,22 +46,6 @@ const DEVICE6: VtepDevice = {
   networks: [parsePrefix('fd00:5::/48')],
 }
 const NO_DIRECT = { device: 'eth0', addresses: new Set<string>() }
-
-function remote(number: number, fields: Partial<Remote['holder']> = {}): Remote {
-  const byte = number.toString(16).padStart(2, '0')
-  return {
-    subnet: subnetOf(`10.5.${number}.0/24`, `fd00:5:0:${byte}::/64`),
-    holder: {
-      publicIp: parseAddress(`192.0.2.${number}`),
-      publicIpv6: parseAddress(`2001:db8::${byte}`),
-      backendType: 'vxlan',
-      backendData: { VNI: 1, VtepMAC: `02:00:00:00:00:${byte}` },
-      backendV6Data: { VNI: 1, VtepMAC: `02:00:00:00:06:${byte}` },
-      hostId: `host-${number}`,
-      ...fields,
-    },
-  }
-}
 
 const textOf = (objects: readonly KernelObject[]): string[] =>
   objects.map(({ key, spec }) => `${key} ${spec}`)
@@ -137,34 +126,33 @@ class TextKernel {
   }
 }
 
-t.test(
-  'from any state to any other the kernel has what is wanted, and a second look finds nothing to do',
-  async t => {
-    const states = fc.array(
-      fc.uniqueArray(
-        fc.record({
-          number: fc.integer({ min: 2, max: 12 }),
-          mac: fc.integer({ min: 2, max: 14 }),
-          host: fc.integer({ min: 2, max: 14 }),
-        }),
-        { selector: ({ number }) => number, maxLength: 8 },
-      ),
-      { minLength: 1, maxLength: 8 },
-    )
-    await holds(
+/** What each backend type makes of remotes, on a host that has every one of them on its link or none. */
+const TYPES: Readonly<Record<string, (remotes: readonly Remote[]) => Wanted>> = {
+  vxlan: remotes => wantVxlan(remotes, [DEVICE, DEVICE6], NO_DIRECT),
+  'host-gw': remotes => wantHostGw(remotes, [4, 6], onLinkOf(remotes)),
+  'vxlan with DirectRouting': remotes =>
+    wantVxlan(remotes, [DEVICE, DEVICE6], onLinkOf(remotes)),
+}
+
+/** Every other host is on the link. */
+function onLinkOf(remotes: readonly Remote[]): Direct {
+  const texts = remotes.flatMap(({ holder }) =>
+    [holder.publicIp, holder.publicIpv6].map(address => formatAddress(address!)),
+  )
+  return {
+    device: 'eth0',
+    addresses: new Set(texts.filter(text => /[02468ace]$/.test(text))),
+  }
+}
+
+for (const [type, want] of Object.entries(TYPES))
+  t.test(`${type}: from any state to any other, and a second look finds nothing`, t =>
+    holds(
       t,
-      fc.property(states, walk => {
+      fc.property(anyWalk(12), walk => {
         const kernel = new TextKernel()
         return walk.every(state => {
-          const remotes = state.map(({ number, mac, host }) =>
-            remote(number, {
-              publicIp: parseAddress(`192.0.2.${host}`),
-              backendData: {
-                VtepMAC: `02:00:00:00:00:${mac.toString(16).padStart(2, '0')}`,
-              },
-            }),
-          )
-          const wanted = byKey(wantVxlan(remotes, [DEVICE, DEVICE6], NO_DIRECT).objects)
+          const wanted = byKey(want(state.map(toRemote)).objects)
           kernel.run(changesBetween(kernel.objects, wanted))
           const again = changesBetween(kernel.objects, wanted)
           const isSame =
@@ -177,9 +165,8 @@ t.test(
           return isSame && again.put.length + again.removed.length === 0
         })
       }),
-    )
-  },
-)
+    ),
+  )
 
 const LINK: Link = {
   index: 4,
