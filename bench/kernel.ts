@@ -81,6 +81,7 @@ async function measure(type: string, directory: string): Promise<string[]> {
     runDir: directory,
     verify: 'strict',
     udpQueues: 1,
+    resyncMs: 5000,
     clock: systemClock(bootTimeMs),
     log: pino({ level: 'silent' }),
   }

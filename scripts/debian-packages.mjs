@@ -33,7 +33,7 @@ const PACKAGES = {
 }
 
 /** What flanneld runs, and its embedded etcd. */
-export const DAEMON_PROGRAMS = ['ip', 'bridge', 'iptables', 'setpriv', 'etcd']
+export const DAEMON_PROGRAMS = ['ip', 'bridge', 'iptables', 'nft', 'setpriv', 'etcd']
 
 /** What `flannelctl lab` needs beyond that. */
 export const LAB_PROGRAMS = ['etcdctl', 'nsenter']
@@ -47,7 +47,6 @@ export const TEST_PROGRAMS = [
   'dockerd',
   'ethtool',
   'iperf3',
-  'nft',
   'openssl',
   'ping',
   'tcpdump',

@@ -4,6 +4,11 @@ import { hasBlackhole, removeBlackhole } from '../../lib/backend/blackhole.js'
 import { BackendError } from '../../lib/backend/errors.js'
 import { Firewall } from '../../lib/backend/firewall.js'
 import { deletionOf, findLeft } from '../../lib/backend/kernel/left.js'
+import {
+  hasVerification,
+  removeVerification,
+  verificationTable,
+} from '../../lib/backend/kernel/verification.js'
 import { endLeftPaths, findLeftPaths } from '../../lib/backend/udp/packet-path.js'
 import { batch } from '../../lib/linux/iproute.js'
 import { bootTimeMs } from '../../lib/linux/libc.js'
@@ -121,6 +126,7 @@ async function findLeftovers(flags: CleanupFlags, places: Places): Promise<Lefto
   return [
     ...(await leftPaths(places)),
     ...(await leftInKernel(places, former)),
+    ...(await leftVerification(places)),
     ...(former === undefined ? [] : await leftRules(former)),
     ...(former === undefined ? [] : await leftBlackholes(former)),
     ...leftFiles(flags, places),
@@ -162,6 +168,17 @@ async function leftInKernel(
       what: `the device ${link}`,
       remove: () => batch([deletionOf(link)]),
     })),
+  ]
+}
+
+async function leftVerification({ runDir }: Places): Promise<Leftover[]> {
+  if (!(await hasVerification({ runDir }))) return []
+  const { family, name } = verificationTable({ runDir })
+  return [
+    {
+      what: `our rules in nft ${family} ${name}`,
+      remove: () => removeVerification({ runDir }),
+    },
   ]
 }
 

@@ -26,9 +26,12 @@ const EXPLAINED: Readonly<Record<string, string>> = {
   foreignSource: "a container here sends from another host's subnet",
   tooBig: 'longer than the underlay takes, and not to be cut; the sender was told',
   congestion: 'marked for congestion on the way, and not able to carry the mark',
+  reversePath:
+    "a container's address that came by the underlay and is not reached by it (host-gw, DirectRouting)",
 }
 
-interface PathPart {
+/** What a packet path, or the kernel for us, has dropped. */
+interface DropsPart {
   readonly drops: Readonly<Record<string, number>>
   readonly offenders: readonly {
     readonly reason: string
@@ -36,15 +39,15 @@ interface PathPart {
     readonly inner: string | null
     readonly count: number
   }[]
-  readonly traffic: Readonly<Record<string, number>>
+  readonly traffic?: Readonly<Record<string, number>>
 }
 
 export const dropsCommand = defineCommand({
   help: `
 flannelctl drops [flags]
 
-What this host's packet path has dropped since it started, why, and, for packets
-of other hosts, who sent the latest of them.
+What this host's packet path has dropped since it started, or the kernel where it
+carries the packets; why, and, for packets of other hosts, who sent the latest.
 
   flannelctl drops
   flannelctl drops --json | jq .drops
@@ -56,13 +59,17 @@ Exits with 1 when no daemon runs.`,
     const status = await askDaemon(flags)
     if (status === undefined)
       throw new CommandFailure('flanneld does not run on this host')
-    const { path } = (status.backend ?? {}) as { readonly path?: PathPart }
-    if (path === undefined)
+    const { path, verified } = (status.backend ?? {}) as Record<
+      string,
+      DropsPart | undefined
+    >
+    const part = path ?? verified
+    if (part === undefined)
       throw new CommandFailure(
-        `the packets of this host are not carried by flanneld: it is ${status.phase}, its backend ${status.backend?.type ?? 'not there'}`,
+        `nothing on this host is dropped by flanneld: it is ${status.phase}, its backend ${status.backend?.type ?? 'not there'}, and verifies no source`,
       )
-    const { drops, offenders } = path
-    const socket = path.traffic['socketDrops'] ?? 0
+    const { drops, offenders } = part
+    const socket = part.traffic?.['socketDrops'] ?? 0
     if (flags.json) printJson({ drops, socketDrops: socket, offenders })
     else print({ ...drops, ...(socket > 0 && { socketDrops: socket }) }, offenders)
     return EXIT.ok
@@ -71,7 +78,7 @@ Exits with 1 when no daemon runs.`,
 
 function print(
   drops: Readonly<Record<string, number>>,
-  offenders: PathPart['offenders'],
+  offenders: DropsPart['offenders'],
 ): void {
   const rows = Object.entries(drops)
     .sort(([, a], [, b]) => b - a)

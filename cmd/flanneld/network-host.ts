@@ -95,6 +95,7 @@ export class NetworkHost implements Host {
     state.report('backend', undefined)
     state.note('lease', undefined)
     state.note('remotes', undefined)
+    state.note('backend', undefined)
     state.ignoredRecords = []
     state.phase = 'starting'
   }
@@ -185,6 +186,7 @@ export class NetworkHost implements Host {
       )
       state.report('remotes', sync.trouble)
       state.report('backend', backend.trouble)
+      state.note('backend', backend.note)
       state.note('remotes', sync.shared.describe())
       state.report(
         'lease',

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import type { BackendPlan } from '../../lib/backend/backend.js'
 import { checkBackend, planBackend } from '../../lib/backend/backends.js'
-import type { Underlay } from '../../lib/backend/underlay.js'
+import type { AddressPair, Underlay } from '../../lib/backend/underlay.js'
 import type { LeaseMemory } from '../../lib/subnet/host-lease.js'
 import {
   type NetworkConfig,
@@ -69,7 +69,8 @@ export async function prepareNetwork(
   state.phase = 'starting'
 
   checkBackend(config)
-  const underlay = await findUnderlay(context, config)
+  const former = cache && parseHolder(cache.holder)
+  const underlay = await findUnderlay(context, config, addressesOf(former))
   if (underlay === undefined) return undefined
   const directory = networkDirectory(config.families.map(family => family.network))
   const stateDir = join(places.stateDir, directory)
@@ -86,6 +87,7 @@ export async function prepareNetwork(
     runDir: places.runDir,
     verify: flags.verify,
     udpQueues: flags['udp-queues'],
+    resyncMs: flags['iptables-resync'] * 1000,
     clock,
     log,
   })
@@ -113,7 +115,7 @@ export async function prepareNetwork(
     localAddresses: await readLocalAddresses(underlay),
     previous,
     formerEnv,
-    former: cache && parseHolder(cache.holder),
+    former,
     cacheFile,
     memory: recall(cache, identity),
     // At another address this host must ask before it goes on.
@@ -121,6 +123,11 @@ export async function prepareNetwork(
     // An etcd of our own that is new has no other hosts yet.
     isUnsettled: waited || (isYoung && !flags['embedded-etcd']),
   }
+}
+
+function addressesOf(holder: Holder | undefined): AddressPair {
+  const { publicIp, publicIpv6 } = holder ?? {}
+  return { ...(publicIp && { 4: publicIp }), ...(publicIpv6 && { 6: publicIpv6 }) }
 }
 
 /** What an earlier run wrote down; nobody's if it was of another host id, or may be a copy. */

@@ -22,13 +22,16 @@ const UNDERLAY_POLL_MS = 500
 /**
  * Chooses the interface to the other hosts. Undefined when the daemon is stopped
  * meanwhile. Throws ERR_UNDERLAY or UsageError.
+ *
+ * @param present the addresses that it had when it ran last.
  */
 export async function findUnderlay(
   context: DaemonContext,
   config: NetworkConfig,
+  present: AddressPair,
 ): Promise<Underlay | undefined> {
   const { log } = context
-  const underlay = await waitForUnderlay(context, config)
+  const underlay = await waitForUnderlay(context, config, present)
   if (underlay === undefined) return undefined
   for (const note of underlay.notes) log.warn(note)
   log.info({ device: underlay.device, mtu: underlay.mtu }, 'underlay interface')
@@ -44,12 +47,13 @@ export async function findUnderlay(
 async function waitForUnderlay(
   { flags, clock, state, stop, log }: DaemonContext,
   config: NetworkConfig,
+  present: AddressPair,
 ): Promise<Underlay | undefined> {
   const deadline = clock.now() + flags['iface-timeout'] * 1000
   let said = ''
   while (!stop.aborted) {
     try {
-      const underlay = await chooseUnderlayNow(flags, config)
+      const underlay = await chooseUnderlayNow(flags, config, present)
       state.phase = 'starting'
       return underlay
     } catch (error) {
@@ -68,9 +72,11 @@ async function waitForUnderlay(
 export async function chooseUnderlayNow(
   flags: DaemonFlags,
   config: NetworkConfig,
+  present: AddressPair,
 ): Promise<Underlay> {
   return chooseUnderlay(
     {
+      present,
       ifaces: flags.iface,
       ifaceRegexes: flags['iface-regex'],
       ifaceCanReach: flags['iface-can-reach'],

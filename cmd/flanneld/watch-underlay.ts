@@ -29,7 +29,7 @@ export async function watchUnderlay(
   const { flags, state, clock, log } = context
   const look = async (): Promise<boolean> => {
     try {
-      const now = await chooseUnderlayNow(flags, config)
+      const now = await chooseUnderlayNow(flags, config, underlay.addresses)
       state.note('underlay', undefined)
       const change = describeChange(underlay, now)
       if (change !== undefined) throw new Rejoin(change)

@@ -19,6 +19,7 @@ export function planAlloc(context: BackendContext): BackendPlan {
 class AllocBackend implements Backend {
   readonly device: string
   readonly trouble = undefined
+  readonly note = undefined
 
   constructor(device: string) {
     this.device = device

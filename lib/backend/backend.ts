@@ -34,6 +34,8 @@ export interface BackendContext {
   readonly verify: 'strict' | 'inner' | 'off'
   /** Processes that carry packets, where we carry them. */
   readonly udpQueues: number
+  /** Milliseconds between two looks at rules of the firewall. */
+  readonly resyncMs: number
   readonly clock: Clock
   readonly log: Logger
 }
@@ -79,6 +81,9 @@ export interface Backend {
 
   /** What keeps packets from their way, for the operator; undefined when nothing does. */
   readonly trouble: string | undefined
+
+  /** What an operator should know although packets flow. */
+  readonly note: string | undefined
 
   /** What the status shows, ready for JSON. */
   describe(): Promise<Record<string, unknown>>

@@ -134,6 +134,12 @@ class HostGwPlan implements KernelPlan {
     return address && { device: this.device, nextHop: formatAddress(address) }
   }
 
+  get verified(): KernelPlan['verified'] {
+    const { config, underlay } = this.#context
+    const networks = config.families.map(({ network }) => network)
+    return { families: [], direct: { device: underlay.device, networks } }
+  }
+
   describe(): Record<string, unknown> {
     return { mtu: this.#context.underlay.mtu }
   }

@@ -104,6 +104,7 @@ export interface UdpContext extends BackendContext, UdpOptions {
 }
 
 class UdpBackend implements Backend {
+  readonly note = undefined
   readonly #context: UdpContext
   readonly #path: PacketPath
   /** Of the device and the route into it. */

@@ -43,6 +43,8 @@ export interface UnderlayOptions {
   /** --public-ip and --public-ipv6. */
   readonly publicIps: AddressPair
   readonly families: readonly Family[]
+  /** The addresses that this host has had until now. */
+  readonly present?: AddressPair
 }
 
 /** What the choice is made from. */
@@ -240,14 +242,14 @@ function noDefaultRoute(): BackendError {
 
 function describe(
   { link, address }: Choice,
-  { families, publicIps }: UnderlayOptions,
+  { families, publicIps, present = {} }: UnderlayOptions,
   notes: string[],
 ): Underlay {
   if (link.mtu === 0) {
     throw new BackendError('ERR_UNDERLAY', `interface ${link.name} has an MTU of 0`)
   }
   const addresses = families.map(family =>
-    address?.family === family ? address : bestAddress(link, family),
+    address?.family === family ? address : bestAddress(link, family, present[family]),
   )
   const own = pair(addresses)
   return {
@@ -269,9 +271,16 @@ function pair(addresses: readonly Address[]): AddressPair {
   return Object.fromEntries(addresses.map(address => [address.family, address]))
 }
 
-/** Global before link-local, permanent before dynamic, lasting before temporary. */
-function bestAddress(link: Link, family: Family): Address {
-  const [best] = usable(link, family).toSorted((a, b) => rank(a) - rank(b))
+/**
+ * Global before link-local, permanent before dynamic, lasting before temporary; of
+ * equals the one that remotes know: the kernel lists the newest of IPv6 first.
+ */
+function bestAddress(link: Link, family: Family, present: Address | undefined): Address {
+  const isOther = ({ local }: LinkAddress): number =>
+    Number(!sameAddress(tryParseAddress(local), present))
+  const [best] = usable(link, family).toSorted(
+    (a, b) => rank(a) - rank(b) || isOther(a) - isOther(b),
+  )
   const address = best && tryParseAddress(best.local)
   if (address !== undefined) return address
   throw new BackendError(

@@ -20,6 +20,7 @@ import { findOnLink } from './host-gw.js'
 import { KernelBackend, type KernelPlan, type Wanted } from './kernel/kernel-backend.js'
 import { linkAlias } from './kernel/left.js'
 import { type VtepDevice, linesToEnsure } from './kernel/vtep-device.js'
+import { vxlanEncapsulation } from './kernel/verification-rules.js'
 import { MAC, wantVxlan } from './kernel/vxlan-objects.js'
 import { endLeft } from './left.js'
 import { OVERHEAD } from './mtu.js'
@@ -112,6 +113,7 @@ export function planVxlan(context: BackendContext): BackendPlan {
           family,
           name: deviceName(family, options.vni),
           alias: linkAlias(context),
+          subnet: own,
           link: underlay.device,
           local: formatAddress(local),
           mtu: overlayMtu,
@@ -258,6 +260,23 @@ class VxlanPlan implements KernelPlan {
       return { device: device.name, nextHop: formatAddress(baseAddress(prefix)) }
     }
     return undefined
+  }
+
+  get verified(): KernelPlan['verified'] {
+    const { directRouting } = this.#options
+    const { config, underlay } = this.#context
+    return {
+      families: this.#devices.map(({ family, subnet }) => ({
+        encapsulation: vxlanEncapsulation(family, this.#options),
+        subnet,
+      })),
+      direct: directRouting
+        ? {
+            device: underlay.device,
+            networks: config.families.map(({ network }) => network),
+          }
+        : undefined,
+    }
   }
 
   describe(): Record<string, unknown> {

@@ -36,6 +36,8 @@ export interface Pair {
   /** This host's own overlay address of a family. */
   addressOf(side: Side, family: 4 | 6): string
   path(side: Side): Promise<PathStatus>
+  /** What its daemon says of its backend. */
+  backend(side: Side): Promise<Readonly<Record<string, unknown>>>
   stop(side: Side, signal: NodeJS.Signals): Promise<void>
   /** The subnet file as it is now. */
   environment(side: Side): Promise<ReadonlyMap<string, string>>
@@ -157,10 +159,13 @@ export async function openPair(
         `address add ${address}/${length} dev lo ${family === 6 ? 'nodad' : ''}`,
       ])
     }
-  const path = async (side: Side): Promise<PathStatus> => {
+  const backend = async (side: Side): Promise<Readonly<Record<string, unknown>>> => {
     const status = await askDaemon(flagsOf(side))
-    return (status?.backend as unknown as { path: PathStatus }).path
+    if (status?.backend === undefined) throw new Error(`host ${side} has no backend`)
+    return status.backend
   }
+  const path = async (side: Side): Promise<PathStatus> =>
+    (await backend(side))['path'] as PathStatus
   const stop = async (side: Side, signal: NodeJS.Signals): Promise<void> => {
     await daemons.get(side)?.end(signal)
   }
@@ -221,6 +226,7 @@ export async function openPair(
     inside,
     addressOf,
     path,
+    backend,
     stop,
     environment,
     log,

@@ -15,9 +15,11 @@ async function state(): Promise<string> {
       'ip -4 route show proto 76',
       'ip -6 route show proto 76',
       'ip -brief address show dev flannel0',
-      'cat /sys/class/net/flannel0/mtu /proc/sys/net/ipv4/conf/flannel0/accept_local',
+      'cat /proc/sys/net/ipv4/conf/flannel0/accept_local',
     ].map(line => run(line).catch((error: unknown) => String(error))),
   )
+  const link = await run('ip link show dev flannel0').catch(() => '')
+  texts.push(/ mtu \d+ /.exec(link)?.[0] ?? '')
   // IPv6 knows a device's state a moment later than it has addresses.
   return texts.map(text => text.replace(/ linkdown| tentative/g, '')).join('--\n')
 }

@@ -1,9 +1,12 @@
 import type { Backend, BackendContext, Remote, RouteToRemote } from '../backend.js'
+import { runAll } from '../../subnet/loops.js'
 import { endLeftPaths } from '../udp/packet-path.js'
 import { findObjects } from './found.js'
 import { KernelKeeper, MOST_SHOWN } from './keeper.js'
 import { networksOf, removeLeft } from './left.js'
 import type { KernelObject } from './objects.js'
+import type { VerificationRules } from './verification-rules.js'
+import { Verification, removeVerification } from './verification.js'
 
 /** What a type of backend makes of remotes. */
 export interface KernelPlan {
@@ -18,6 +21,8 @@ export interface KernelPlan {
   /** What the kernel is to have for these remotes, and why some are left out. */
   want(remotes: readonly Remote[]): Promise<Wanted>
   routeTo(remote: Remote): RouteToRemote | undefined
+  /** How packets of remotes are told from those that somebody has forged. */
+  readonly verified: Pick<VerificationRules, 'families' | 'direct'>
   /** For the status. */
   describe(): Record<string, unknown>
 }
@@ -32,6 +37,8 @@ export class KernelBackend implements Backend {
   readonly #context: BackendContext
   readonly #plan: KernelPlan
   readonly #keeper: KernelKeeper
+  /** Undefined when no source is to be verified. */
+  readonly #verification: Verification | undefined
   #remotes: readonly Remote[] | undefined
   #skipped: Wanted['skipped'] = []
   /** What another backend type has left is gone. */
@@ -45,6 +52,17 @@ export class KernelBackend implements Backend {
       want: () => this.#want(),
       find: () => findObjects(networksOf(context), plan.devices),
     })
+    this.#verification = KernelBackend.#verificationOf(context, plan)
+  }
+
+  static #verificationOf(
+    context: BackendContext,
+    plan: KernelPlan,
+  ): Verification | undefined {
+    const { verify: mode } = context
+    return mode === 'off'
+      ? undefined
+      : new Verification(context, { ...plan.verified, mode })
   }
 
   /** Makes the devices; the rest waits for the remotes. Throws BackendError. */
@@ -61,8 +79,14 @@ export class KernelBackend implements Backend {
     return this.#keeper.trouble
   }
 
+  get note(): string | undefined {
+    return this.#verification?.note
+  }
+
   async apply(remotes: readonly Remote[]): Promise<void> {
     this.#remotes = remotes
+    // Before the routes: an answer may come as soon as there is a way.
+    await this.#verification?.apply(remotes)
     if (this.#isAlone) {
       await this.#keeper.settle()
       return
@@ -72,6 +96,7 @@ export class KernelBackend implements Backend {
     const why = await this.#keeper.settle().catch((error: unknown) => error)
     await removeLeft(this.#context, this.#plan.devices)
     await endLeftPaths(this.#context)
+    if (this.#verification === undefined) await removeVerification(this.#context)
     this.#isAlone = true
     if (why !== undefined) await this.#keeper.settle()
   }
@@ -102,12 +127,17 @@ export class KernelBackend implements Backend {
   }
 
   async run(signal: AbortSignal): Promise<void> {
-    await this.#keeper.run(signal)
+    await runAll(signal, [
+      each => this.#keeper.run(each),
+      async each => {
+        await this.#verification?.run(each)
+      },
+    ])
   }
 
-  describe(): Promise<Record<string, unknown>> {
+  async describe(): Promise<Record<string, unknown>> {
     const skipped = this.#skipped
-    return Promise.resolve({
+    return {
       type: this.#plan.type,
       device: this.device,
       ...this.#plan.describe(),
@@ -116,7 +146,8 @@ export class KernelBackend implements Backend {
         skipped: skipped.slice(0, MOST_SHOWN),
         skippedCount: skipped.length,
       }),
-    })
+      verified: await this.#verification?.describe(),
+    }
   }
 
   /** `keep` leaves the kernel carrying packets. */
@@ -124,6 +155,7 @@ export class KernelBackend implements Backend {
     if (how === 'keep') return
     this.#remotes = undefined
     await this.#keeper.clear()
+    await this.#verification?.remove()
     await this.#plan.removeDevices()
   }
 }

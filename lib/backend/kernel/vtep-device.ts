@@ -1,11 +1,13 @@
 import type { Link } from '../../linux/iproute.js'
-import type { Family } from '../../subnet/prefix.js'
+import type { Family, Prefix } from '../../subnet/prefix.js'
 import { BackendError } from '../errors.js'
 import { type OwnLink, lineToAdd, linesToMend } from './own-link.js'
 
 /** A VXLAN device as it is to be. */
 export interface VtepDevice extends OwnLink {
   readonly family: Family
+  /** Of this host. */
+  readonly subnet: Prefix
   readonly alias: string
   readonly mac: string
   readonly vni: number

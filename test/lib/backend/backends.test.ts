@@ -31,6 +31,7 @@ function context(config: object, mtu = 1500): BackendContext {
     runDir: '/nowhere',
     verify: 'strict',
     udpQueues: 1,
+    resyncMs: 5000,
     clock: systemClock(() => 0),
     log: pino({ level: 'silent' }),
   }

@@ -90,6 +90,7 @@ function contextOf(backend: object, directory: string): BackendContext {
     runDir: directory,
     verify: 'strict',
     udpQueues: 1,
+    resyncMs: 5000,
     clock: systemClock(bootTimeMs),
     log: silent,
   }

@@ -23,6 +23,7 @@ import { anyWalk, remote, toRemote } from './remote-walks.js'
 
 const DEVICE: VtepDevice = {
   family: 4,
+  subnet: parsePrefix('10.5.1.0/24'),
   name: 'flannel.1',
   alias: 'flanneld:net',
   vni: 1,
@@ -39,6 +40,7 @@ const DEVICE: VtepDevice = {
 const DEVICE6: VtepDevice = {
   ...DEVICE,
   family: 6,
+  subnet: parsePrefix('fd00:5:0:1::/64'),
   name: 'flannel-v6.1',
   local: '2001:db8::1',
   mac: '02:00:00:00:06:01',

@@ -193,3 +193,28 @@ t.test('a host without a default route, address or MTU is told what to do', t =>
   t.equal(choose({}, silent), 'interface eth0 has an MTU of 0')
   t.end()
 })
+
+t.test('of equals the address that the host has had stays', t => {
+  const host = hostNetwork({
+    links: [
+      link('eth0', [
+        '2001:db8::9/64',
+        '2001:db8::1/64',
+        '2001:db8::7/64 dynamic temporary',
+        '192.0.2.9/24',
+        '192.0.2.1/24',
+      ]),
+    ],
+    routes4: [],
+    routes6: [],
+  })
+  const options = { ifaces: ['eth0'], families: [4, 6] as const }
+  const chosen = (four: string, six: string): string =>
+    choose({ ...options, present: { 4: parseAddress(four), 6: parseAddress(six) } }, host)
+
+  t.equal(choose(options, host), 'eth0 192.0.2.9 2001:db8::9')
+  t.equal(chosen('192.0.2.1', '2001:db8::1'), 'eth0 192.0.2.1 2001:db8::1')
+  t.equal(chosen('192.0.2.3', '2001:db8::3'), 'eth0 192.0.2.9 2001:db8::9', 'gone')
+  t.equal(chosen('192.0.2.1', '2001:db8::7'), 'eth0 192.0.2.1 2001:db8::9', 'no equal')
+  t.end()
+})
