@@ -16,6 +16,7 @@ import { systemClock } from '../../lib/subnet/clock.js'
 import { type PreviousSubnetEnv, parseSubnetEnv } from '../../lib/subnet/subnet-env.js'
 import { cleanPrefix, prefixesOf, subnetPrefix } from '../../lib/subnet/subnet-key.js'
 import { readFileIfAny } from '../flanneld/files.js'
+import { rulesOf } from '../flanneld/firewall.js'
 import { openLogger } from '../flanneld/logger.js'
 import {
   type Places,
@@ -187,9 +188,8 @@ async function leftRules({ networks, subnet }: PreviousSubnetEnv): Promise<Lefto
     const own = subnetPrefix(subnet, network.family)
     return own === undefined ? [] : [{ network, subnet: own }]
   })
-  const rules = { families, forward: true, masquerade: true, randomFully: false }
   try {
-    const firewall = await Firewall.open(rules)
+    const firewall = await Firewall.open(rulesOf(families))
     const chains = await firewall.present()
     if (chains.length === 0) return []
     return [

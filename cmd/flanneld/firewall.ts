@@ -1,7 +1,7 @@
 import { ensureBlackhole } from '../../lib/backend/blackhole.js'
 import { BackendError } from '../../lib/backend/errors.js'
 import type { FirewallFamily } from '../../lib/backend/firewall-rules.js'
-import { Firewall } from '../../lib/backend/firewall.js'
+import { Firewall, type FirewallOptions } from '../../lib/backend/firewall.js'
 import { runAll } from '../../lib/subnet/loops.js'
 import type { NetworkConfig } from '../../lib/subnet/network-config.js'
 import { samePrefix } from '../../lib/subnet/prefix.js'
@@ -32,12 +32,18 @@ export async function startFirewall(
   const onTrouble = (trouble: string | undefined): void => {
     state.report('firewall', trouble)
   }
+  const onNote = (note: string | undefined): void => {
+    state.note('docker', note)
+  }
   const leftovers = await troubleOf(() => removeFormer(node))
   if (leftovers !== undefined)
     log.warn({ reason: leftovers }, 'rules of a former network stay')
-  const firewall = await openFirewall(flags, familiesOf(node.config, node.subnet))
+  const firewall = await openFirewall(flags, node)
   try {
     await firewall.ensure()
+    const removed = await firewall.removeOtherMode()
+    if (removed.length > 0)
+      log.info({ rules: removed }, 'rules of the other mode removed')
   } catch (error) {
     if (!(error instanceof BackendError) || flags['ip-masq']) throw error
     log.error({ reason: error.message }, 'cannot install the forward rules; trying again')
@@ -50,7 +56,7 @@ export async function startFirewall(
   return {
     run: async signal => {
       await runAll(signal, [
-        each => firewall.run({ intervalMs, clock, log, onTrouble }, each),
+        each => firewall.run({ intervalMs, clock, log, onTrouble, onNote }, each),
         async each => {
           if (!flags['ip-blackhole-route']) return
           for (;;) {
@@ -90,8 +96,7 @@ async function removeFormer({
     return subnet === undefined || isPresent ? [] : [{ network, subnet }]
   })
   if (families.length === 0) return
-  const rules = { families, forward: true, masquerade: true, randomFully: false }
-  await (await Firewall.open(rules)).remove()
+  await (await Firewall.open(rulesOf(families))).remove()
 }
 
 function familiesOf(config: NetworkConfig, subnet: Subnet): FirewallFamily[] {
@@ -101,12 +106,24 @@ function familiesOf(config: NetworkConfig, subnet: Subnet): FirewallFamily[] {
   })
 }
 
+/** All that a daemon may have made for them. */
+export function rulesOf(families: readonly FirewallFamily[]): FirewallOptions {
+  return {
+    families,
+    forward: true,
+    masquerade: true,
+    randomFully: false,
+    isNft: false,
+  }
+}
+
 async function openFirewall(
   flags: DaemonContext['flags'],
-  families: readonly FirewallFamily[],
+  { config, subnet }: { readonly config: NetworkConfig; readonly subnet: Subnet },
 ): Promise<Firewall> {
   return await Firewall.open({
-    families,
+    families: familiesOf(config, subnet),
+    isNft: config.enableNfTables,
     forward: flags['iptables-forward-rules'],
     masquerade: flags['ip-masq'],
     randomFully: !flags['ip-masq-fully-random-disable'],

@@ -25,22 +25,12 @@ const MISSING = ['wireguard', 'ipip', 'ipsec', 'extension', 'tencent-vpc']
 
 /** Chooses the backend that the configuration names. Throws BackendError; changes nothing. */
 export function planBackend(context: BackendContext): BackendPlan {
-  refuseNfTables(context.config)
   return findType(context.config).plan(context)
 }
 
 /** Whether this build could run what the configuration asks for. Throws BackendError. */
 export function checkBackend(config: NetworkConfig): void {
-  refuseNfTables(config)
   findType(config).check(config)
-}
-
-function refuseNfTables({ enableNfTables }: NetworkConfig): void {
-  if (!enableNfTables) return
-  throw new BackendError(
-    'ERR_BACKEND_UNSUPPORTED',
-    'EnableNFTables: nftables mode is not implemented yet; set EnableNFTables to false',
-  )
 }
 
 function findType({ backend: { type } }: NetworkConfig): BackendType {

@@ -11,8 +11,8 @@ import { type Prefix, formatPrefix } from '../subnet/prefix.js'
 export interface OwnChain {
   readonly table: 'nat' | 'filter'
   readonly chain: string
-  /** Built-in chain that jumps into ours. */
-  readonly parent: string
+  /** Chains that jump into ours. */
+  readonly parents: readonly Parent[]
   readonly jump: string
   /** A rule that all networks share, first in the chain. */
   readonly head?: string
@@ -21,6 +21,25 @@ export interface OwnChain {
   /** What makes a rule ours: it names one of these. */
   readonly marks: readonly string[]
 }
+
+export interface Parent {
+  readonly chain: string
+  /**
+   * Another program's, which may not be there. Its own last word comes after ours:
+   * an unconditional RETURN at its end.
+   */
+  readonly isOthers: boolean
+}
+
+function builtIn(chain: string): Parent {
+  return { chain, isOthers: false }
+}
+
+/**
+ * Where Docker leaves room for others (since 17.06), before all that it drops
+ * itself: what it forbids to its own ports must not hold for the overlay.
+ */
+const DOCKER_USER: Parent = { chain: 'DOCKER-USER', isOthers: true }
 
 export interface FirewallFamily {
   readonly network: Prefix
@@ -34,7 +53,7 @@ export function forwardChain({ network }: FirewallFamily): OwnChain {
   return {
     table: 'filter',
     chain: 'FLANNEL-FWD',
-    parent: 'FORWARD',
+    parents: [builtIn('FORWARD'), DOCKER_USER],
     jump: `${comment} -j FLANNEL-FWD`,
     rules: [`-s ${n} ${comment} -j ACCEPT`, `-d ${n} ${comment} -j ACCEPT`],
     marks: [n],
@@ -55,7 +74,7 @@ export function masqueradeChain(
   return {
     table: 'nat',
     chain: 'FLANNEL-POSTRTG',
-    parent: 'POSTROUTING',
+    parents: [builtIn('POSTROUTING')],
     jump: `${comment} -j FLANNEL-POSTRTG`,
     // kube-proxy masquerades these already.
     head: `-m mark --mark 0x4000/0x4000 ${comment} -j RETURN`,
@@ -80,6 +99,32 @@ function rulesOf(saved: string, chain: string): string[] {
     .map(line => line.slice(start.length).trimEnd())
 }
 
+function hasChain(saved: string, chain: string): boolean {
+  return saved.includes(`:${chain} `)
+}
+
+/** Those that are there. */
+function parentsIn(saved: string, { parents }: OwnChain): Parent[] {
+  return parents.filter(({ chain, isOthers }) => !isOthers || hasChain(saved, chain))
+}
+
+/** Whether packets are forwarded only if a rule of iptables says so, whatever nftables says. */
+export function isForwardDenied(saved: string): boolean {
+  return saved.includes(':FORWARD DROP ') || hasChain(saved, DOCKER_USER.chain)
+}
+
+/**
+ * Addresses of containers to which Docker (since 28) refuses packets from outside
+ * their bridge, before any rule of ours: `-t raw`.
+ */
+export function directAccessDrops(saved: string): string[] {
+  return rulesOf(saved, 'PREROUTING').flatMap(rule => {
+    const [, address] =
+      /^-d (\S+?)(?:\/(?:32|128))? ! -i \S+ (?:.* )?-j DROP$/.exec(rule) ?? []
+    return address === undefined ? [] : [address]
+  })
+}
+
 function isOwn(rule: string, { head, marks }: OwnChain): boolean {
   return rule === head || rule.split(' ').some(word => marks.includes(word))
 }
@@ -88,17 +133,29 @@ function isOwn(rule: string, { head, marks }: OwnChain): boolean {
 export function isPresent(saved: string, own: OwnChain): boolean {
   const rules = rulesOf(saved, own.chain)
   const isShared = rules.some(rule => !isOwn(rule, own))
-  const hasJump = rulesOf(saved, own.parent).includes(own.jump)
+  const hasJump = own.parents.some(({ chain }) =>
+    rulesOf(saved, chain).includes(own.jump),
+  )
   return (
     rules.some(rule => rule !== own.head && isOwn(rule, own)) || (hasJump && !isShared)
   )
 }
 
-/** True when our rules stand in the chain once, in order, together, and one jump leads there. */
+/** One jump, and nothing before it that lets no packet come so far. */
+function isJumpRight(saved: string, { jump }: OwnChain, parent: Parent): boolean {
+  const rules = rulesOf(saved, parent.chain)
+  const end = parent.isOthers ? rules.indexOf(LAST_WORD) : -1
+  const at = rules.indexOf(jump)
+  return at >= 0 && rules.lastIndexOf(jump) === at && (end < 0 || at < end)
+}
+
+const LAST_WORD = '-j RETURN'
+
+/** True when our rules stand in the chain once, in order, together, and one jump of each parent leads there. */
 export function isInForce(saved: string, own: OwnChain): boolean {
   const rules = rulesOf(saved, own.chain)
-  const jumps = rulesOf(saved, own.parent).filter(rule => rule === own.jump)
-  if (jumps.length !== 1) return false
+  if (!parentsIn(saved, own).every(parent => isJumpRight(saved, own, parent)))
+    return false
   if (own.head !== undefined && rules[0] !== own.head) return false
   const body = own.head === undefined ? rules : rules.slice(1)
   const start = body.findIndex(rule => isOwn(rule, own))
@@ -117,33 +174,52 @@ export function isInForce(saved: string, own: OwnChain): boolean {
 export function restorePayload(saved: string, own: OwnChain): string {
   const others = rulesOf(saved, own.chain).filter(rule => !isOwn(rule, own))
   const head = own.head === undefined ? [] : [own.head]
-  return payload(saved, own, [...head, ...own.rules, ...others], 1)
+  return payload(own, [...head, ...own.rules, ...others], linesToJump(saved, own))
 }
 
 /** The payload that takes our rules away, and the chain as well when nobody else uses it. */
 export function removePayload(saved: string, own: OwnChain): string | undefined {
-  if (!saved.includes(`:${own.chain} `)) return undefined
+  if (!hasChain(saved, own.chain)) return undefined
   const others = rulesOf(saved, own.chain).filter(rule => !isOwn(rule, own))
-  if (others.length === 0) return payload(saved, own, undefined, 0)
+  if (others.length === 0) return payload(own, undefined, linesNotToJump(saved, own))
   const head = own.head === undefined ? [] : [own.head]
-  return payload(saved, own, [...head, ...others], 1)
+  return payload(own, [...head, ...others], linesToJump(saved, own))
 }
 
+/** A jump that stands right stays where it is. */
+function linesToJump(saved: string, own: OwnChain): string[] {
+  const { jump } = own
+  return parentsIn(saved, own).flatMap(parent => {
+    if (isJumpRight(saved, own, parent)) return []
+    const { chain, isOthers } = parent
+    const others = rulesOf(saved, chain).filter(rule => rule !== jump)
+    const end = isOthers ? others.indexOf(LAST_WORD) : -1
+    return [
+      ...linesNotToJump(saved, { ...own, parents: [parent] }),
+      end < 0 ? `-A ${chain} ${jump}` : `-I ${chain} ${end + 1} ${jump}`,
+    ]
+  })
+}
+
+function linesNotToJump(saved: string, { parents, jump }: OwnChain): string[] {
+  return parents.flatMap(({ chain }) =>
+    rulesOf(saved, chain)
+      .filter(rule => rule === jump)
+      .map(() => `-D ${chain} ${jump}`),
+  )
+}
+
+/** @param rules of the chain; undefined when it goes. */
 function payload(
-  saved: string,
-  { table, chain, parent, jump }: OwnChain,
+  { table, chain }: OwnChain,
   rules: readonly string[] | undefined,
-  jumps: 0 | 1,
+  jumps: readonly string[],
 ): string {
-  const present = rulesOf(saved, parent).filter(rule => rule === jump).length
-  // One jump that stands already stays where it is.
-  const surplus = present === jumps ? 0 : present
   return [
     `*${table}`,
     `:${chain} - [0:0]`,
     ...(rules ?? []).map(rule => `-A ${chain} ${rule}`),
-    ...Array.from({ length: surplus }, () => `-D ${parent} ${jump}`),
-    ...(jumps === 1 && present !== 1 ? [`-A ${parent} ${jump}`] : []),
+    ...jumps,
     ...(rules === undefined ? [`-X ${chain}`] : []),
     'COMMIT',
     '',

@@ -1,28 +1,44 @@
 import type { Logger } from 'pino'
 import {
   type IptablesFamily,
+  type IptablesVariant,
+  chooseVariant,
   restoreTable,
   saveTable,
   supportsRandomFully,
 } from '../linux/iptables.js'
+import { listTable, runNft } from '../linux/nft.js'
 import type { Clock } from '../subnet/clock.js'
-import type { Family } from '../subnet/prefix.js'
+import { type Family, containsAddress, parseAddress } from '../subnet/prefix.js'
 import { BackendError } from './errors.js'
 import {
   type FirewallFamily,
   type OwnChain,
+  directAccessDrops,
   forwardChain,
+  isForwardDenied,
   isInForce,
   isPresent,
   masqueradeChain,
   removePayload,
   restorePayload,
 } from './firewall-rules.js'
+import {
+  type NftChains,
+  isAnyPresent,
+  linesToEnsure,
+  linesToRelease,
+  nftChains,
+  printedRules,
+} from './nft-firewall-rules.js'
 
 const PROGRAM: Readonly<Record<Family, IptablesFamily>> = {
   4: 'iptables',
   6: 'ip6tables',
 }
+
+/** Docker's refusals are looked for at the first look, and then at each of so many. */
+const LOOKS_PER_DOCKER_LOOK = 12
 
 export interface FirewallOptions {
   readonly families: readonly FirewallFamily[]
@@ -30,70 +46,250 @@ export interface FirewallOptions {
   readonly masquerade: boolean
   /** --ip-masq-fully-random-disable clears this. */
   readonly randomFully: boolean
+  /** EnableNFTables. */
+  readonly isNft: boolean
 }
 
-type WantedChain = OwnChain & { readonly program: IptablesFamily }
+/** Rules of ours that go together. */
+interface Part {
+  readonly name: string
+  /** Puts them in force. Returns whether they were not. */
+  ensure(): Promise<boolean>
+  isPresent(): Promise<boolean>
+  remove(): Promise<void>
+}
+
+class IptablesPart implements Part {
+  readonly name: string
+  readonly #program: IptablesFamily
+  readonly #variant: IptablesVariant
+  readonly #own: OwnChain
+  readonly #isNeeded: (saved: string) => boolean
+
+  constructor(
+    program: IptablesFamily,
+    variant: IptablesVariant,
+    own: OwnChain,
+    isNeeded: (saved: string) => boolean = () => true,
+  ) {
+    this.name = `${program}${variant} ${own.table} ${own.chain}`
+    this.#program = program
+    this.#variant = variant
+    this.#own = own
+    this.#isNeeded = isNeeded
+  }
+
+  async #save(): Promise<string> {
+    return await saveTable(this.#program, this.#own.table, this.#variant)
+  }
+
+  async #restore(payload: string): Promise<void> {
+    await restoreTable(this.#program, payload, this.#variant)
+  }
+
+  /** Reads the table once and writes it only when something is wrong. */
+  async ensure(): Promise<boolean> {
+    const saved = await this.#save()
+    const isRight = this.#isNeeded(saved)
+      ? isInForce(saved, this.#own)
+      : !isPresent(saved, this.#own)
+    if (isRight) return false
+    if (this.#isNeeded(saved)) await this.#restore(restorePayload(saved, this.#own))
+    else await this.remove()
+    return true
+  }
+
+  async isPresent(): Promise<boolean> {
+    return isPresent(await this.#save(), this.#own)
+  }
+
+  async remove(): Promise<void> {
+    const payload = removePayload(await this.#save(), this.#own)
+    if (payload !== undefined) await this.#restore(payload)
+  }
+}
+
+/** For hosts that may have no iptables: then there are no rules of iptables either. */
+class OptionalPart implements Part {
+  readonly name: string
+  readonly #part: Part
+
+  constructor(part: Part) {
+    this.name = part.name
+    this.#part = part
+  }
+
+  ensure(): Promise<boolean> {
+    return ifInstalled(() => this.#part.ensure(), false)
+  }
+
+  isPresent(): Promise<boolean> {
+    return ifInstalled(() => this.#part.isPresent(), false)
+  }
+
+  remove(): Promise<void> {
+    return ifInstalled(() => this.#part.remove(), undefined)
+  }
+}
+
+async function ifInstalled<T>(act: () => Promise<T>, otherwise: T): Promise<T> {
+  try {
+    return await act()
+  } catch (error) {
+    if ((error as Error).message.includes('not installed')) return otherwise
+    throw error
+  }
+}
+
+class NftPart implements Part {
+  readonly name: string
+  readonly #own: NftChains
+  /** How nft(8) prints our rules when they are right. */
+  #learnt: string | undefined
+
+  constructor(own: NftChains) {
+    this.name = `nft ${own.table.family} ${own.table.name}`
+    this.#own = own
+  }
+
+  async ensure(): Promise<boolean> {
+    const listed = (await listTable(this.#own.table)) ?? ''
+    if (this.#learnt !== undefined && printedRules(listed, this.#own) === this.#learnt)
+      return false
+    await runNft(linesToEnsure(listed, this.#own))
+    const printed = (await listTable(this.#own.table)) ?? ''
+    this.#learnt = printedRules(printed, this.#own)
+    return true
+  }
+
+  async isPresent(): Promise<boolean> {
+    const listed = await listTable(this.#own.table)
+    return listed !== undefined && isAnyPresent(listed, this.#own)
+  }
+
+  async remove(): Promise<void> {
+    const listed = await listTable(this.#own.table)
+    if (listed !== undefined && isAnyPresent(listed, this.#own))
+      await runNft(linesToRelease(listed, this.#own))
+  }
+}
 
 /** Our rules, kept as they should be among the rules of everybody else. */
 export class Firewall {
-  readonly #wanted: readonly WantedChain[]
+  readonly #families: readonly FirewallFamily[]
+  readonly #wanted: readonly Part[]
+  /** Of the other mode, from before it was changed. */
+  readonly #unwanted: readonly Part[]
+  #looks = 0
 
-  private constructor(wanted: readonly WantedChain[]) {
+  private constructor(
+    families: readonly FirewallFamily[],
+    wanted: readonly Part[],
+    unwanted: readonly Part[],
+  ) {
+    this.#families = families
     this.#wanted = wanted
+    this.#unwanted = unwanted
   }
 
   static async open(options: FirewallOptions): Promise<Firewall> {
-    const { families, forward, masquerade } = options
-    const wanted = await guard(() =>
-      Promise.all(
-        families.map(async family => {
-          const program = PROGRAM[family.network.family]
-          const random =
-            masquerade && options.randomFully && (await supportsRandomFully(program))
-          const chains = [
-            ...(forward ? [forwardChain(family)] : []),
-            ...(masquerade ? [masqueradeChain(family, random)] : []),
-          ]
-          return chains.map(chain => ({ ...chain, program }))
-        }),
-      ),
-    )
-    return new Firewall(wanted.flat())
+    const { families, isNft, forward } = options
+    const all = { ...options, forward: true, masquerade: true }
+    return await guard(async () => {
+      if (!isNft) {
+        const wanted = await Promise.all(
+          families.map(each => iptablesParts(each, options)),
+        )
+        const unwanted = families.map(
+          each => new OptionalPart(new NftPart(nftChains(each, all))),
+        )
+        return new Firewall(families, wanted.flat(), unwanted)
+      }
+      // An accept of nftables does not outweigh a drop of iptables.
+      const wanted = families.flatMap(each => [
+        new NftPart(nftChains(each, options)),
+        ...(forward
+          ? [
+              new OptionalPart(
+                new IptablesPart(
+                  PROGRAM[each.network.family],
+                  '',
+                  forwardChain(each),
+                  isForwardDenied,
+                ),
+              ),
+            ]
+          : []),
+      ])
+      const unwanted = families.flatMap(each => [
+        new OptionalPart(
+          new IptablesPart(
+            PROGRAM[each.network.family],
+            '',
+            masqueradeChain(each, options.randomFully),
+          ),
+        ),
+      ])
+      return new Firewall(families, wanted, unwanted)
+    })
   }
 
-  /** Reads each table once and writes it only when something is wrong. Returns the chains that were. */
+  /** Returns what was not as it should be. */
   async ensure(): Promise<string[]> {
     return await guard(async () => {
       const repaired: string[] = []
-      for (const own of this.#wanted) {
-        const saved = await saveTable(own.program, own.table)
-        if (isInForce(saved, own)) continue
-        await restoreTable(own.program, restorePayload(saved, own))
-        repaired.push(own.chain)
-      }
+      for (const part of this.#wanted) if (await part.ensure()) repaired.push(part.name)
       return repaired
     })
   }
 
-  /** Which chains have rules of ours. */
+  /** Takes away what the other mode has left. Returns what that was. */
+  async removeOtherMode(): Promise<string[]> {
+    return await guard(async () => {
+      const removed: string[] = []
+      for (const part of this.#unwanted)
+        if (await part.isPresent()) {
+          await part.remove()
+          removed.push(part.name)
+        }
+      return removed
+    })
+  }
+
+  /** Which rules of ours are there, of either mode. */
   async present(): Promise<string[]> {
     return await guard(async () => {
       const found: string[] = []
-      for (const own of this.#wanted)
-        if (isPresent(await saveTable(own.program, own.table), own))
-          found.push(`${own.program} ${own.table} ${own.chain}`)
+      for (const part of [...this.#wanted, ...this.#unwanted])
+        if (await part.isPresent()) found.push(part.name)
       return found
     })
   }
 
-  /** Takes our rules away. */
+  /** Takes our rules away, of either mode. */
   async remove(): Promise<void> {
     await guard(async () => {
-      for (const own of this.#wanted) {
-        const payload = removePayload(await saveTable(own.program, own.table), own)
-        if (payload !== undefined) await restoreTable(own.program, payload)
-      }
+      for (const part of [...this.#wanted, ...this.#unwanted]) await part.remove()
     })
+  }
+
+  /** What no rule of ours can mend, and how it is mended; undefined when there is nothing. */
+  async describeRefusals(): Promise<string | undefined> {
+    const addresses: string[] = []
+    for (const { subnet } of this.#families) {
+      const program = PROGRAM[subnet.family]
+      const variant = await chooseVariant(program)
+      const saved = await saveTable(program, 'raw', variant).catch(() => '')
+      addresses.push(
+        ...directAccessDrops(saved).filter(text =>
+          containsAddress(subnet, parseAddress(text)),
+        ),
+      )
+    }
+    if (addresses.length === 0) return undefined
+    const [first = ''] = addresses
+    const more = addresses.length > 1 ? ` and ${addresses.length - 1} more` : ''
+    return `Docker refuses packets from other hosts to ${first}${more} (iptables -t raw -S PREROUTING); set "allow-direct-routing": true in /etc/docker/daemon.json, or the network's option com.docker.network.bridge.trusted_host_interfaces to the overlay's device`
   }
 
   /** Checks again and again until `signal` aborts; says when it repaired something or cannot. */
@@ -103,10 +299,11 @@ export class Firewall {
       readonly clock: Clock
       readonly log: Logger
       readonly onTrouble: (trouble: string | undefined) => void
+      readonly onNote: (note: string | undefined) => void
     },
     signal: AbortSignal,
   ): Promise<void> {
-    const { clock, log, intervalMs, onTrouble } = options
+    const { clock, log, intervalMs, onTrouble, onNote } = options
     let failing = false
     await clock.sleep(intervalMs, signal)
     while (!signal.aborted) {
@@ -116,6 +313,9 @@ export class Firewall {
           log.warn({ chains: repaired }, 'firewall rules were changed; put back')
         failing = false
         onTrouble(undefined)
+        if (this.#looks % LOOKS_PER_DOCKER_LOOK === 0)
+          onNote(await this.describeRefusals())
+        this.#looks += 1
       } catch (error) {
         if (!(error instanceof BackendError)) throw error
         if (!failing)
@@ -126,6 +326,22 @@ export class Firewall {
       await clock.sleep(intervalMs, signal)
     }
   }
+}
+
+async function iptablesParts(
+  family: FirewallFamily,
+  { forward, masquerade, randomFully }: FirewallOptions,
+): Promise<Part[]> {
+  if (!forward && !masquerade) return []
+  const program = PROGRAM[family.network.family]
+  const variant = await chooseVariant(program)
+  const random = masquerade && randomFully && (await supportsRandomFully(program))
+  return [
+    ...(forward ? [new IptablesPart(program, variant, forwardChain(family))] : []),
+    ...(masquerade
+      ? [new IptablesPart(program, variant, masqueradeChain(family, random))]
+      : []),
+  ]
 }
 
 async function guard<T>(call: () => Promise<T>): Promise<T> {

@@ -227,11 +227,6 @@ await inOwnNetwork(t, import.meta.url, async () => {
   t.test('a configuration that this build cannot serve is refused by name', async t => {
     await areRefused(t, [
       {
-        name: 'nftables',
-        config: '{"Network":"10.5.0.0/16","EnableNFTables":true}',
-        says: /EnableNFTables: nftables mode is not implemented yet; set EnableNFTables to false/,
-      },
-      {
         name: 'a type of flannel',
         config: network('10.5.0.0/16', { Type: 'wireguard' }),
         says: /backend type wireguard is not supported by this build; set Backend\.Type to udp, vxlan, host-gw or alloc/,

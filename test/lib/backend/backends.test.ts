@@ -136,14 +136,6 @@ t.test('host-gw takes nothing off the MTU, and is not for hosts behind NAT', t =
   t.end()
 })
 
-t.test('nftables mode is refused by name', t => {
-  t.equal(
-    refusal(t, { enablenftables: true }, 'ERR_BACKEND_UNSUPPORTED'),
-    'EnableNFTables: nftables mode is not implemented yet; set EnableNFTables to false',
-  )
-  t.end()
-})
-
 t.test('the udp backend refuses bad options and networks it has no room for', t => {
   for (const port of [0, 65_536, '8285', 1.5, -1]) {
     t.equal(

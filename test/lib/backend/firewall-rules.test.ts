@@ -1,6 +1,8 @@
 import t from 'tap'
 import {
+  directAccessDrops,
   forwardChain,
+  isForwardDenied,
   isInForce,
   masqueradeChain,
   removePayload,
@@ -34,7 +36,7 @@ t.test('the rules are those of flannel, in its order and words', t => {
   t.match(forward, {
     table: 'filter',
     chain: 'FLANNEL-FWD',
-    parent: 'FORWARD',
+    parents: [{ chain: 'FORWARD' }, { chain: 'DOCKER-USER' }],
     head: undefined,
   })
   t.equal(forward.jump, '-m comment --comment "flanneld forward" -j FLANNEL-FWD')
@@ -142,5 +144,80 @@ t.test('removal takes the chain, or only our rules when another network uses it'
     'COMMIT',
     '',
   ])
+  t.end()
+})
+
+const forward = forwardChain(FAMILY)
+
+/** The filter table of a host, with Docker's chain for others or without. */
+function filter({
+  forwardJumps = [forward.jump],
+  dockerUser,
+  policy = 'ACCEPT',
+}: {
+  readonly forwardJumps?: readonly string[]
+  readonly dockerUser?: readonly string[]
+  readonly policy?: string
+}): string {
+  return [
+    '*filter',
+    `:FORWARD ${policy} [0:0]`,
+    ...(dockerUser === undefined ? [] : [':DOCKER-USER - [0:0]']),
+    ':FLANNEL-FWD - [0:0]',
+    ...forwardJumps.map(jump => `-A FORWARD ${jump}`),
+    ...(dockerUser ?? []).map(rule => `-A DOCKER-USER ${rule}`),
+    ...forward.rules.map(rule => `-A FLANNEL-FWD ${rule}`),
+    'COMMIT',
+    '',
+  ].join('\n')
+}
+
+t.test("a jump stands in Docker's chain too, before its last word", t => {
+  const { jump } = forward
+  const refusal = '-s 203.0.113.0/24 -j DROP'
+  t.ok(isInForce(filter({}), forward), 'no Docker')
+  t.notOk(isInForce(filter({ dockerUser: ['-j RETURN'] }), forward))
+  t.notOk(isInForce(filter({ dockerUser: ['-j RETURN', jump] }), forward))
+  t.notOk(isInForce(filter({ dockerUser: [jump, jump, '-j RETURN'] }), forward))
+  t.ok(isInForce(filter({ dockerUser: [refusal, jump, '-j RETURN'] }), forward))
+  t.ok(isInForce(filter({ dockerUser: [jump] }), forward))
+
+  const lines = (dockerUser: readonly string[]): string[] =>
+    restorePayload(filter({ dockerUser }), forward)
+      .split('\n')
+      .filter(line => line.includes('DOCKER-USER'))
+  t.strictSame(lines([refusal, '-j RETURN']), [`-I DOCKER-USER 2 ${jump}`])
+  t.strictSame(lines([]), [`-A DOCKER-USER ${jump}`])
+  t.strictSame(lines(['-j RETURN', jump]), [
+    `-D DOCKER-USER ${jump}`,
+    `-I DOCKER-USER 1 ${jump}`,
+  ])
+  t.match(
+    removePayload(filter({ dockerUser: [jump, '-j RETURN'] }), forward),
+    `-D DOCKER-USER ${jump}`,
+  )
+  t.end()
+})
+
+t.test('whether iptables denies what nftables would accept', t => {
+  t.notOk(isForwardDenied(filter({})))
+  t.ok(isForwardDenied(filter({ policy: 'DROP' })))
+  t.ok(isForwardDenied(filter({ dockerUser: ['-j RETURN'] })))
+  t.end()
+})
+
+t.test("Docker's refusals of packets from outside a bridge are found", t => {
+  const saved = [
+    '*raw',
+    ':PREROUTING ACCEPT [0:0]',
+    '-A PREROUTING -d 10.5.72.2/32 ! -i docker0 -j DROP',
+    '-A PREROUTING -d fd00::2/128 ! -i br-1234 -m comment --comment "x" -j DROP',
+    '-A PREROUTING -d 10.5.72.3/32 -i eth0 -j DROP',
+    '-A PREROUTING -s 10.5.72.4/32 -j DROP',
+    'COMMIT',
+  ].join('\n')
+
+  t.strictSame(directAccessDrops(saved), ['10.5.72.2', 'fd00::2'])
+  t.strictSame(directAccessDrops(''), [])
   t.end()
 })

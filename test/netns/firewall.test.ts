@@ -1,0 +1,324 @@
+/**
+ * Rules of the firewall, in iptables and in nftables: what they do to packets, and
+ * that they are put back when others spoil them and leave alone what is others'.
+ */
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { LabNode } from '../../cmd/flannelctl/lab/host.js'
+import { LabProcess } from '../../cmd/flannelctl/lab/process.js'
+import { underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
+import { flannelctl } from '../helpers/flannelctl.js'
+import { happens, openTestLab, subnetOf } from './open-test-lab.js'
+
+const PORT = '7777'
+
+const lab = await openTestLab(t, {
+  name: 't-firewall',
+  hosts: 2,
+  flags: ['--ip-masq', '--iptables-resync=1'],
+})
+const [one, two] = [lab.host(1), lab.host(2)]
+const outside = new LabNode(underlayNamespace(lab.name))
+const OUTSIDE = '192.168.77.1'
+const network = lab.network
+const subnet = await subnetOf(one.daemon)
+const overlayAddress = subnet.replace(/\/.*/, '')
+
+await outside.run([...['ip', 'route', 'add', subnet, 'via', one.address]])
+
+/** Answers each connection with the address that it came from. */
+const SERVER = `require('node:net').createServer(s => s.end(s.remoteAddress)).listen(${PORT}, '0.0.0.0', () => console.log('ready'))`
+const CLIENT = `
+const [host, from] = process.argv.slice(1)
+const s = require('node:net').connect({ host, port: ${PORT}, ...(from && { localAddress: from }), timeout: 1500 })
+s.pipe(process.stdout)
+s.on('error', e => { console.log(e.code); process.exit(0) })
+s.on('timeout', () => { console.log('nothing'); process.exit(0) })`
+
+for (const { namespace } of [outside, two.container, one.container, two]) {
+  const command = [process.execPath, '-e', SERVER]
+  const log = join(t.testdir(), 'servers.log')
+  const server = new LabProcess({ namespace, command, log, outlive: false })
+  t.teardown(() => server.end('SIGKILL'))
+}
+
+/** Whom `to` sees when `from` connects to it. */
+async function seen(from: LabNode, to: string, source = ''): Promise<string> {
+  const text = await from.run([process.execPath, '-e', CLIENT, to, source])
+  return text.trim()
+}
+
+async function expectMeaning(t: Test): Promise<void> {
+  const [container, remote] = [one.container.address, two.container.address]
+  await happens(
+    'packets pass',
+    async () => (await seen(one.container, remote)) === container,
+  )
+  t.equal(
+    await seen(one.container, remote),
+    container,
+    'container to container: as it is',
+  )
+  t.equal(await seen(one.container, OUTSIDE), one.address, 'container to outside: masked')
+  t.equal(await seen(one, remote), overlayAddress, 'host to remote container')
+  t.equal(
+    await seen(one, remote, one.address),
+    overlayAddress,
+    'host to remote container by its public address: masked',
+  )
+  t.equal(await seen(outside, container), OUTSIDE, 'outside to container: as it is')
+  await one.run([
+    'iptables',
+    '-t',
+    'mangle',
+    '-A',
+    'PREROUTING',
+    '-s',
+    container,
+    '-j',
+    'MARK',
+    '--set-mark',
+    '0x4000/0x4000',
+  ])
+  t.equal(await seen(one.container, OUTSIDE), container, "kube-proxy's mark: as it is")
+  await one.run(['iptables', '-t', 'mangle', '-F'])
+}
+
+async function save(table: string, variant = ''): Promise<string> {
+  const text = await one.run([`iptables${variant}-save`, '-t', table])
+  return text
+    .split('\n')
+    .filter(line => line.startsWith('-A'))
+    .join('\n')
+}
+
+const masquerade = (s: string): string =>
+  [
+    '-A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG',
+    '-A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment "flanneld masq" -j RETURN',
+    `-A FLANNEL-POSTRTG -s ${s} -d ${network} -m comment --comment "flanneld masq" -j RETURN`,
+    `-A FLANNEL-POSTRTG -s ${network} -d ${s} -m comment --comment "flanneld masq" -j RETURN`,
+    `-A FLANNEL-POSTRTG ! -s ${network} -d ${s} -m comment --comment "flanneld masq" -j RETURN`,
+    `-A FLANNEL-POSTRTG -s ${network} ! -d 224.0.0.0/4 -m comment --comment "flanneld masq" -j MASQUERADE --random-fully`,
+    `-A FLANNEL-POSTRTG ! -s ${network} -d ${network} -m comment --comment "flanneld masq" -j MASQUERADE --random-fully`,
+  ].join('\n')
+
+const FORWARD = [
+  '-A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD',
+  `-A FLANNEL-FWD -s ${network} -m comment --comment "flanneld forward" -j ACCEPT`,
+  `-A FLANNEL-FWD -d ${network} -m comment --comment "flanneld forward" -j ACCEPT`,
+].join('\n')
+
+t.test('iptables: the rules are those of flannel', async t => {
+  await happens('they are there', async () => (await save('nat')) === masquerade(subnet))
+  t.equal(await save('nat'), masquerade(subnet))
+  t.equal(await save('filter'), FORWARD)
+})
+
+t.test('iptables: what they mean to packets', expectMeaning)
+
+t.test('iptables: what others spoil is put back, and theirs is left alone', async t => {
+  const foreign = '-A FORWARD -s 203.0.113.0/24 -j ACCEPT'
+  await one.run(['iptables', ...foreign.split(' ')])
+  const spoil: readonly (readonly [string, string])[] = [
+    ['a chain flushed', '-t nat -F FLANNEL-POSTRTG'],
+    ['a rule deleted', '-t nat -D FLANNEL-POSTRTG 3'],
+    [
+      'a rule doubled',
+      `-t nat -A FLANNEL-POSTRTG -s ${subnet} -d ${network} -m comment --comment x -j RETURN`,
+    ],
+    ['a rule put before', `-t nat -I FLANNEL-POSTRTG 1 -s ${network} -j MASQUERADE`],
+    ['the jump deleted', '-t nat -F POSTROUTING'],
+    ['the jump doubled', '-A FORWARD -m comment --comment FLANNEL -j FLANNEL-FWD'],
+  ]
+  for (const [what, line] of spoil) {
+    await one.run(['iptables', ...line.split(' ')])
+    const begin = performance.now()
+    await happens(what, async () => (await save('nat')) === masquerade(subnet))
+    t.pass(`${what}: right after ${(performance.now() - begin).toFixed(0)} ms`)
+  }
+  t.match(await save('filter'), foreign)
+  await one.run(['iptables', '-D', ...foreign.split(' ').slice(1)])
+})
+
+t.test("Docker's chain for others gets a jump, before its last word", async t => {
+  for (const line of [
+    '-N DOCKER-USER',
+    '-A DOCKER-USER -s 203.0.113.7 -j DROP',
+    '-A DOCKER-USER -j RETURN',
+    '-I FORWARD 1 -j DOCKER-USER',
+    '-I FORWARD 2 -o docker0 -j DROP',
+  ])
+    await one.run(['iptables', ...line.split(' ')])
+
+  const wanted = [
+    '-A DOCKER-USER -s 203.0.113.7/32 -j DROP',
+    '-A DOCKER-USER -m comment --comment "flanneld forward" -j FLANNEL-FWD',
+    '-A DOCKER-USER -j RETURN',
+  ].join('\n')
+  await happens('it is there', async () => (await save('filter')).includes(wanted))
+  t.equal(await seen(two.container, one.container.address), two.container.address)
+})
+
+t.test("Docker's refusals that no rule of ours can undo are named", async t => {
+  const rule = [
+    'PREROUTING',
+    '-d',
+    one.container.address,
+    '!',
+    '-i',
+    'docker0',
+    '-j',
+    'DROP',
+  ]
+  await one.run(['iptables', '-t', 'raw', '-A', ...rule])
+  await one.daemon.kill('SIGTERM')
+  await one.daemon.start()
+
+  await happens('it is named', async () => {
+    const { stdout } = await flannelctl(one, ['status'])
+    return stdout.includes(
+      `Docker refuses packets from other hosts to ${one.container.address} (iptables -t raw -S PREROUTING); set "allow-direct-routing"`,
+    )
+  })
+  t.match(
+    await flannelctl(one, ['status']),
+    { exitCode: 0 },
+    'which is no trouble of ours',
+  )
+  await one.run(['iptables', '-t', 'raw', '-F'])
+})
+
+const NFT_POSTRTG = (s: string): string[] => [
+  'meta mark & 0x00004000 == 0x00004000 return',
+  `ip saddr ${s} ip daddr ${network} return`,
+  `ip saddr ${network} ip daddr ${s} return`,
+  `ip saddr != ${network} ip daddr ${s} return`,
+  `ip saddr ${network} ip daddr != 224.0.0.0/4 masquerade fully-random`,
+  `ip saddr != ${network} ip daddr ${network} masquerade fully-random`,
+]
+
+/** A chain of flannel's table, line by line. */
+async function nftChain(name: string): Promise<string[]> {
+  const text = await one
+    .run(['nft', '-s', 'list', 'chain', 'ip', 'flannel-ipv4', name])
+    .catch(() => '')
+  return text
+    .split('\n')
+    .map(line => line.trim())
+    .filter(line => line !== '' && !/^(table|chain|\})/.test(line))
+}
+
+t.test(
+  'nftables: by config apply, and of iptables only what Docker makes needful',
+  async t => {
+    const config = JSON.stringify({ Network: network, EnableNFTables: true })
+    t.match(await flannelctl(one, ['config', 'set', config]), { exitCode: 0 })
+    for (const host of [one, two]) await flannelctl(host, ['config', 'apply'])
+
+    await happens(
+      'the rules are there',
+      async () => (await nftChain('postrtg')).length > 0,
+    )
+    t.strictSame(await nftChain('postrtg'), [
+      'comment "chain to manage traffic masquerading by flannel"',
+      'type nat hook postrouting priority srcnat; policy accept;',
+      ...NFT_POSTRTG(subnet),
+    ])
+    t.strictSame(await nftChain('forward'), [
+      'comment "chain to accept flannel traffic"',
+      'type filter hook forward priority filter; policy accept;',
+      `ip saddr ${network} accept`,
+      `ip daddr ${network} accept`,
+    ])
+    await happens(
+      'those of iptables are gone',
+      async () => !(await save('nat')).includes('FLANNEL'),
+    )
+    t.match(
+      await save('filter'),
+      '-A DOCKER-USER -m comment --comment "flanneld forward" -j FLANNEL-FWD',
+    )
+    await happens(
+      'where there is no Docker, nothing is left of them',
+      async () => !(await two.run(['iptables-save'])).includes('FLANNEL'),
+    )
+    t.equal(await seen(two.container, one.container.address), two.container.address)
+  },
+)
+
+t.test('nftables: what they mean to packets', expectMeaning)
+
+t.test('nftables: what others spoil is put back, and theirs is left alone', async t => {
+  const right = await nftChain('postrtg')
+  const foreign = 'ip saddr 203.0.113.0/24 accept'
+  await one.run([
+    'nft',
+    'add',
+    'rule',
+    'ip',
+    'flannel-ipv4',
+    'postrtg',
+    ...foreign.split(' '),
+  ])
+  for (const [what, line] of [
+    ['a chain flushed', 'flush chain ip flannel-ipv4 forward'],
+    [
+      'a rule put before',
+      `insert rule ip flannel-ipv4 postrtg ip saddr ${network} masquerade`,
+    ],
+    [
+      'a rule doubled',
+      `add rule ip flannel-ipv4 postrtg ip saddr ${subnet} ip daddr ${network} return`,
+    ],
+  ] as const) {
+    await one.run(['nft', ...line.split(' ')])
+    const begin = performance.now()
+    await happens(what, async () => {
+      const now = await nftChain('postrtg')
+      const forward = await nftChain('forward')
+      return now.join('\n') === [...right, foreign].join('\n') && forward.length === 4
+    })
+    t.pass(`${what}: right after ${(performance.now() - begin).toFixed(0)} ms`)
+  }
+  await one.run(['nft', 'flush', 'ruleset'])
+  await happens(
+    'everything flushed',
+    async () => (await nftChain('postrtg')).join('\n') === right.join('\n'),
+  )
+})
+
+t.test('and back to iptables; cleanup leaves nothing', async t => {
+  await flannelctl(one, ['config', 'set', JSON.stringify({ Network: network })])
+  await flannelctl(one, ['config', 'apply'])
+  await happens(
+    'the rules are back',
+    async () => (await save('nat')) === masquerade(subnet),
+  )
+  await happens('nftables has none', async () => (await nftChain('postrtg')).length === 0)
+
+  await one.daemon.kill('SIGTERM')
+  const { stdout } = await flannelctl(one, ['cleanup'])
+  t.match(stdout, /removed our rules in iptables\S* filter FLANNEL-FWD/)
+  t.equal(await save('nat'), '')
+  t.notMatch(await save('filter'), /FLANNEL/)
+})
+
+t.test(
+  "rules go where Docker's are: into iptables-legacy, if they are there",
+  async t => {
+    await one.run(['nft', 'flush', 'ruleset'])
+    await one.run(['iptables-legacy', '-N', 'DOCKER-USER'])
+    await one.run(['iptables-legacy', '-P', 'FORWARD', 'DROP'])
+
+    await one.daemon.start()
+
+    await happens(
+      'they are there',
+      async () => (await save('nat', '-legacy')) === masquerade(subnet),
+    )
+    t.match(await save('filter', '-legacy'), /^-A DOCKER-USER .* -j FLANNEL-FWD$/m)
+    t.equal(await save('nat'), '', 'and not in the other kind')
+    t.equal(await seen(one.container, OUTSIDE), one.address)
+  },
+)
