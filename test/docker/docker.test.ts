@@ -6,6 +6,8 @@ import t from 'tap'
 import { Lab } from '../../cmd/flannelctl/lab/lab.js'
 import type { LabHost } from '../../cmd/flannelctl/lab/host.js'
 import { run } from '../../lib/linux/run.js'
+import { flannelctl } from '../helpers/flannelctl.js'
+import { happens } from '../netns/open-test-lab.js'
 import { DockerEngine } from './engine.js'
 
 /**
@@ -124,5 +126,32 @@ t.test('containers of two Docker engines reach each other', async t => {
     await first.docker('exec', '-d', 'box', '/bin/ping', address2)
 
     t.match(await seen, new RegExp(`IP ${address1.replaceAll('.', '\\.')} > `))
+  })
+
+  await t.test('so they do in nftables mode, beside the rules of the engine', async t => {
+    const config = JSON.stringify({ Network: lab.network, EnableNFTables: true })
+    await lab.etcd.ctl('put', '/coreos.com/network/config', config)
+    for (const host of lab.hosts)
+      t.match(await flannelctl(host, ['config', 'apply']), { exitCode: 0 })
+
+    const rules = async (host: LabHost): Promise<string> =>
+      await host.run(['iptables-save'])
+    for (const host of lab.hosts) {
+      await happens('the mode is another', async () => {
+        const text = await rules(host)
+        return !text.includes('FLANNEL-POSTRTG')
+      })
+      t.match(await rules(host), /^:FORWARD DROP /m, "the engine's policy stands")
+      t.match(await rules(host), /^-A DOCKER-USER .* -j FLANNEL-FWD$/m)
+      t.match(await host.run(['nft', 'list', 'tables']), /^table ip flannel-ipv4$/m)
+    }
+    for (const [from, to] of [
+      [first, address2],
+      [second, address1],
+    ] as const)
+      t.match(
+        await from.docker('exec', 'box', '/bin/ping', '-c3', '-W5', to),
+        / 0% packet loss/,
+      )
   })
 })
