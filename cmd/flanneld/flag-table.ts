@@ -202,7 +202,7 @@ export const FLANNELD_FLAGS = {
     default: 'strict',
     choices: ['strict', 'inner', 'off'],
     describe:
-      'which sources of a packet the udp backend checks: outer and inner, inner alone, none',
+      'which sources of a packet from another host are checked: outer and inner, inner alone, none',
   },
   'udp-queues': {
     type: 'integer',
