@@ -17,9 +17,6 @@ import { printSummary } from './summary.js'
 import { RemoteSync } from './sync-remotes.js'
 import { notifySystemd } from './systemd-notify.js'
 
-/** The status is brought up to date with the lease this often. */
-const NOTE_INTERVAL_MS = 5000
-
 /** One tenure on this machine: what every part of it needs. */
 export interface Serving extends PreparedNetwork {
   readonly subnet: Subnet
@@ -103,6 +100,7 @@ export class NetworkHost implements Host {
   async #run(serving: Serving, signal: AbortSignal): Promise<void> {
     const { config, subnet, backend, sync } = serving
     this.#publishStatus(serving)
+    this.#publishTroubles(serving)
     const firewall = await startFirewall(this.#context, {
       config,
       subnet,
@@ -110,7 +108,6 @@ export class NetworkHost implements Host {
     })
     await runAll(signal, [
       each => this.#followView(serving, each),
-      each => this.#note(serving, each),
       each => sync.run(each),
       each => backend.run(each),
       each => firewall.run(each),
@@ -171,31 +168,25 @@ export class NetworkHost implements Host {
     return remotes
   }
 
-  /** Says what is not as it should be: the remotes, the age of the lease, a permit that ran out. */
-  async #note({ tenure, sync, backend }: Serving, signal: AbortSignal): Promise<void> {
+  /** Says what is not as it should be: the backend, the age of the lease, a permit that ran out. */
+  #publishTroubles({ tenure, sync, backend }: Serving): void {
     const { keeper, permit } = tenure
     const { state, clock, renewMarginMs } = this.#context
-    while (!signal.aborted) {
-      const now = clock.now()
-      const left = keeper.provenUntil - now
-      state.note(
-        'lease',
-        left > renewMarginMs
-          ? keeper.trouble
-          : `${left > 0 ? 'ends soon' : 'not proven any more'}: ${keeper.trouble ?? 'etcd is away'}`,
-      )
-      state.report('remotes', sync.trouble)
-      state.report('backend', backend.trouble)
-      state.note('backend', backend.note)
-      state.note('remotes', sync.shared.describe())
-      state.report(
-        'lease',
-        permit.until > now
-          ? undefined
-          : 'the lease ran out while this host was not there to renew it; waiting for etcd to say whose the subnet is',
-      )
-      await clock.sleep(NOTE_INTERVAL_MS, signal)
-    }
+    state.report('remotes', () => sync.trouble)
+    state.report('backend', () => backend.trouble)
+    state.report('lease', () =>
+      permit.until > clock.now()
+        ? undefined
+        : 'the lease ran out while this host was not there to renew it; waiting for etcd to say whose the subnet is',
+    )
+    state.note('remotes', () => sync.shared.describe())
+    state.note('backend', () => backend.note)
+    state.note('lease', () => {
+      const left = keeper.provenUntil - clock.now()
+      return left > renewMarginMs
+        ? keeper.trouble
+        : `${left > 0 ? 'ends soon' : 'not proven any more'}: ${keeper.trouble ?? 'etcd is away'}`
+    })
   }
 
   #publishStatus(serving: Serving): void {

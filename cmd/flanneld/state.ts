@@ -5,6 +5,9 @@ export type Phase = 'starting' | 'waiting' | 'ready' | 'stopping'
 
 type Section = () => unknown
 
+/** A text, or what to ask for one whenever somebody looks. */
+type Said = string | (() => string | undefined)
+
 /** What the daemon knows of itself. Written by the daemon's parts, read by its servers. */
 export class DaemonState implements Health {
   phase: Phase = 'starting'
@@ -12,8 +15,8 @@ export class DaemonState implements Health {
   /** Keys in etcd that this host cannot use, each with the reason. */
   ignoredRecords: readonly { readonly key: string; readonly why: string }[] = []
   #waitingFor = ''
-  readonly #troubles = new Map<string, string>()
-  readonly #notes = new Map<string, string>()
+  readonly #troubles = new Map<string, Said>()
+  readonly #notes = new Map<string, Said>()
   readonly #sections = new Map<string, Section>()
 
   /** @param reason what is waited for, in the operator's words. */
@@ -23,15 +26,13 @@ export class DaemonState implements Health {
   }
 
   /** Sets or clears what keeps a part from working. */
-  report(part: string, trouble: string | undefined): void {
-    if (trouble === undefined) this.#troubles.delete(part)
-    else this.#troubles.set(part, trouble)
+  report(part: string, trouble: Said | undefined): void {
+    put(this.#troubles, part, trouble)
   }
 
   /** Sets or clears what an operator should know although packets flow. */
-  note(part: string, text: string | undefined): void {
-    if (text === undefined) this.#notes.delete(part)
-    else this.#notes.set(part, text)
+  note(part: string, text: Said | undefined): void {
+    put(this.#notes, part, text)
   }
 
   /** Adds a section to the status; `read` is asked whenever somebody looks. */
@@ -47,7 +48,7 @@ export class DaemonState implements Health {
   trouble(): string | undefined {
     if (this.phase === 'waiting') return this.#waitingFor
     if (this.phase !== 'ready') return this.phase
-    const [first] = this.#troubles
+    const [first] = Object.entries(textsOf(this.#troubles))
     return first?.join(': ')
   }
 
@@ -63,12 +64,27 @@ export class DaemonState implements Health {
       phase: this.phase,
       ...(this.phase === 'waiting' && { waitingFor: this.#waitingFor }),
       etcdReachable: this.etcdReachable,
-      troubles: Object.fromEntries(this.#troubles),
-      notes: Object.fromEntries(this.#notes),
+      troubles: textsOf(this.#troubles),
+      notes: textsOf(this.#notes),
       ignoredRecords: this.ignoredRecords,
       ...Object.fromEntries(sections),
     }
   }
+}
+
+function put(map: Map<string, Said>, part: string, said: Said | undefined): void {
+  if (said === undefined) map.delete(part)
+  else map.set(part, said)
+}
+
+/** What is said at the moment. */
+function textsOf(map: ReadonlyMap<string, Said>): Record<string, string> {
+  return Object.fromEntries(
+    Array.from(map, ([part, said]) => {
+      const text = typeof said === 'string' ? said : said()
+      return [part, text] as const
+    }).filter((entry): entry is [string, string] => entry[1] !== undefined),
+  )
 }
 
 /** One part that cannot answer must not hide the others. */

@@ -23,15 +23,17 @@ const hosts = [lab.host(1), lab.host(2), lab.host(3)]
 const [one, two, three] = [lab.host(1), lab.host(2), lab.host(3)]
 const subnetThree = await subnetOf(three.daemon)
 
-async function everybodyReaches(among: readonly LabHost[] = hosts): Promise<void> {
-  for (const from of among)
-    for (const to of among)
-      if (from !== to)
-        await happens(`${from.name} reaches ${to.name}`, async () => {
-          const target = [to.container.address]
-          const [result] = await from.container.ping(target, { timeoutMs: 500 })
-          return result?.received === 1
-        })
+async function everybodyReaches(): Promise<void> {
+  await Promise.all(
+    hosts.map(async from => {
+      const others = hosts.filter(to => to !== from)
+      const targets = others.map(to => to.container.address)
+      await happens(`${from.name} reaches the others`, async () => {
+        const results = await from.container.ping(targets, { timeoutMs: 500 })
+        return results.every(({ received }) => received === 1)
+      })
+    }),
+  )
 }
 
 const ip = (host: LabHost, line: string): Promise<string> =>
@@ -53,9 +55,9 @@ t.test('every container reaches every other, up to the MTU', async t => {
     const ping = ['ping', '-c', '1', '-W', '2', '-M', 'do', to.container.address]
     const fits = await from.container.run([...ping, '-s', String(1450 - 28)])
     t.match(fits, / 1 received/)
-    const { bitsPerSecond } = await measureTcp(from.container, to.container, 1)
-    t.ok(bitsPerSecond > 1e7, `${(bitsPerSecond / 1e6).toFixed(0)} Mbit/s`)
   }
+  const { bitsPerSecond } = await measureTcp(two.container, three.container, 1)
+  t.ok(bitsPerSecond > 1e7, `${(bitsPerSecond / 1e6).toFixed(0)} Mbit/s`)
 })
 
 t.test('flannelctl knows the ways', async t => {
@@ -74,18 +76,17 @@ t.test('flannelctl knows the ways', async t => {
 })
 
 t.test('what keeps a host from being right is in its status', async t => {
-  const status = async (): Promise<string> => (await flannelctl(two, ['status'])).stdout
+  const trouble = async (): Promise<string> =>
+    (await two.daemon.status()).troubles['backend'] ?? ''
   await ip(two, 'link delete flannel.1')
   await ip(two, 'link add flannel.1 type bridge')
 
-  await happens('it says so', async () =>
-    /^trouble +backend: there is a device flannel\.1 of kind bridge/m.test(
-      await status(),
-    ),
-  )
-  t.equal((await flannelctl(two, ['status'])).exitCode, 3)
+  await happens('it says so', async () => (await trouble()) !== '')
+  const { exitCode, stdout } = await flannelctl(two, ['status'])
+  t.equal(exitCode, 3)
+  t.match(stdout, /^trouble +backend: there is a device flannel\.1 of kind bridge/m)
   await ip(two, 'link delete flannel.1')
-  await happens('and that it is over', async () => !(await status()).includes('trouble'))
+  await happens('and that it is over', async () => (await trouble()) === '')
   await everybodyReaches()
 })
 

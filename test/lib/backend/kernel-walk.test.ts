@@ -20,7 +20,7 @@ import { inOwnNetwork } from '../../helpers/own-network.js'
 import { SEED, fc } from '../../helpers/property.js'
 import { type Holding, anyWalk, toRemote } from './remote-walks.js'
 
-const WALKS = 12
+const WALKS = 6
 const OWN = subnetOf('10.5.1.0/24', 'fd00:5:0:1::/64')
 
 await inOwnNetwork(t, import.meta.url, async () => {
