@@ -14,6 +14,8 @@ import { parseArgs } from 'node:util'
 import { pino } from 'pino'
 import type { BackendContext, Remote } from '../lib/backend/backend.js'
 import { planBackend } from '../lib/backend/backends.js'
+import { vxlanEncapsulation } from '../lib/backend/kernel/verification-rules.js'
+import { Verification } from '../lib/backend/kernel/verification.js'
 import { batch, listRoutes } from '../lib/linux/iproute.js'
 import { bootTimeMs } from '../lib/linux/libc.js'
 import { systemClock } from '../lib/subnet/clock.js'
@@ -61,12 +63,12 @@ async function timed(act: () => Promise<unknown>): Promise<number> {
   return performance.now() - begin
 }
 
-async function measure(type: string, directory: string): Promise<string[]> {
+function contextOf(type: string, directory: string): BackendContext {
   const config = parseNetworkConfig(
     JSON.stringify({ Network: '10.0.0.0/8', Backend: { Type: type } }),
   )
   const own = parseAddress('172.16.0.1')
-  const context: BackendContext = {
+  return {
     config,
     underlay: {
       device: 'eth0',
@@ -85,6 +87,10 @@ async function measure(type: string, directory: string): Promise<string[]> {
     clock: systemClock(bootTimeMs),
     log: pino({ level: 'silent' }),
   }
+}
+
+async function measure(type: string, directory: string): Promise<string[]> {
+  const context = contextOf(type, directory)
   const remotes = Array.from({ length: count }, (_, index) => remote(index + 2))
   const plan = planBackend(context)
   const own24 = subnetFromPrefixes([parsePrefix('10.0.1.0/24')])
@@ -123,6 +129,27 @@ async function measure(type: string, directory: string): Promise<string[]> {
   const end = await timed(() => backend.close('end'))
   const ms = (value: number): string => `${value.toFixed(0)} ms`
   return [type, ms(cold), ms(median(changes)), ms(same), ms(median(repairs)), ms(end)]
+}
+
+/** The sets by which the kernel knows who may send, by themselves. */
+async function measureVerification(many: number, directory: string): Promise<string[]> {
+  const subnet = parsePrefix('10.0.1.0/24')
+  const encapsulation = vxlanEncapsulation(4, { port: 8472, vni: 1 })
+  const rules = { families: [{ encapsulation, subnet }], mode: 'strict' as const }
+  const verification = new Verification(contextOf('vxlan', directory), {
+    ...rules,
+    direct: undefined,
+  })
+  const remotes = Array.from({ length: many }, (_, index) => remote(index + 2))
+  const cold = await timed(() => verification.apply(remotes))
+  const changes: number[] = []
+  for (let round = 0; round < ROUNDS; round++) {
+    remotes.splice(round, 1)
+    changes.push(await timed(() => verification.apply(remotes)))
+  }
+  await verification.remove()
+  const ms = (value: number): string => `${value.toFixed(0)} ms`
+  return [many.toLocaleString('en'), ms(cold), ms(median(changes))]
 }
 
 /** Puts the records of every remote into etcd, as their daemons would. */
@@ -216,6 +243,8 @@ async function main(): Promise<void> {
       rmSync(directory, { recursive: true })
     }
   }
+  const sets: string[][] = []
+  for (const many of [1000, 10_000]) sets.push(await measureVerification(many, tmpdir()))
   const header = [
     `${count.toLocaleString('en')} remotes`,
     'from nothing',
@@ -228,6 +257,7 @@ async function main(): Promise<void> {
   console.log(
     formatTable(['the daemon', 'start to last route', 'memory', 'at most'], daemons),
   )
+  console.log(formatTable(['senders verified', 'from nothing', 'one change'], sets))
 }
 
 if (process.env[INSIDE] === undefined) {

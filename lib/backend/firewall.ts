@@ -193,45 +193,15 @@ export class Firewall {
   }
 
   static async open(options: FirewallOptions): Promise<Firewall> {
-    const { families, isNft, forward } = options
-    const all = { ...options, forward: true, masquerade: true }
-    return await guard(async () => {
-      if (!isNft) {
-        const wanted = await Promise.all(
-          families.map(each => iptablesParts(each, options)),
-        )
-        const unwanted = families.map(
-          each => new OptionalPart(new NftPart(nftChains(each, all))),
-        )
-        return new Firewall(families, wanted.flat(), unwanted)
-      }
-      // An accept of nftables does not outweigh a drop of iptables.
-      const wanted = families.flatMap(each => [
-        new NftPart(nftChains(each, options)),
-        ...(forward
-          ? [
-              new OptionalPart(
-                new IptablesPart(
-                  PROGRAM[each.network.family],
-                  '',
-                  forwardChain(each),
-                  isForwardDenied,
-                ),
-              ),
-            ]
-          : []),
-      ])
-      const unwanted = families.flatMap(each => [
-        new OptionalPart(
-          new IptablesPart(
-            PROGRAM[each.network.family],
-            '',
-            masqueradeChain(each, options.randomFully),
-          ),
-        ),
-      ])
-      return new Firewall(families, wanted, unwanted)
-    })
+    const { families } = options
+    const parts = await guard(() =>
+      Promise.all(families.map(family => partsOf(family, options))),
+    )
+    return new Firewall(
+      families,
+      parts.flatMap(({ wanted }) => wanted),
+      parts.flatMap(({ unwanted }) => unwanted),
+    )
   }
 
   /** Returns what was not as it should be. */
@@ -328,20 +298,38 @@ export class Firewall {
   }
 }
 
-async function iptablesParts(
+/** Of one family: the rules of this mode, and those that the other may have left. */
+async function partsOf(
   family: FirewallFamily,
-  { forward, masquerade, randomFully }: FirewallOptions,
-): Promise<Part[]> {
-  if (!forward && !masquerade) return []
+  options: FirewallOptions,
+): Promise<{ readonly wanted: readonly Part[]; readonly unwanted: readonly Part[] }> {
+  const { forward, masquerade, randomFully, isNft } = options
   const program = PROGRAM[family.network.family]
   const variant = await chooseVariant(program)
+  const iptables = (
+    chain: OwnChain,
+    isNeeded?: (saved: string) => boolean,
+  ): IptablesPart => new IptablesPart(program, variant, chain, isNeeded)
+  if (isNft)
+    return {
+      wanted: [
+        new NftPart(nftChains(family, options)),
+        // An accept of nftables does not outweigh a drop of iptables.
+        ...(forward
+          ? [new OptionalPart(iptables(forwardChain(family), isForwardDenied))]
+          : []),
+      ],
+      unwanted: [new OptionalPart(iptables(masqueradeChain(family, randomFully)))],
+    }
   const random = masquerade && randomFully && (await supportsRandomFully(program))
-  return [
-    ...(forward ? [new IptablesPart(program, variant, forwardChain(family))] : []),
-    ...(masquerade
-      ? [new IptablesPart(program, variant, masqueradeChain(family, random))]
-      : []),
-  ]
+  const all = { forward: true, masquerade: true, randomFully }
+  return {
+    wanted: [
+      ...(forward ? [iptables(forwardChain(family))] : []),
+      ...(masquerade ? [iptables(masqueradeChain(family, random))] : []),
+    ],
+    unwanted: [new OptionalPart(new NftPart(nftChains(family, all)))],
+  }
 }
 
 async function guard<T>(call: () => Promise<T>): Promise<T> {

@@ -8,9 +8,13 @@ import { LabNode } from '../../cmd/flannelctl/lab/host.js'
 import { LabProcess } from '../../cmd/flannelctl/lab/process.js'
 import { underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
 import { flannelctl } from '../helpers/flannelctl.js'
+import { DUAL, openPair } from './open-pair.js'
 import { happens, openTestLab, subnetOf } from './open-test-lab.js'
 
 const PORT = '7777'
+
+/** A group of hosts. */
+const GROUP = '224.0.0.99'
 
 const lab = await openTestLab(t, {
   name: 't-firewall',
@@ -27,7 +31,7 @@ const overlayAddress = subnet.replace(/\/.*/, '')
 await outside.run([...['ip', 'route', 'add', subnet, 'via', one.address]])
 
 /** Answers each connection with the address that it came from. */
-const SERVER = `require('node:net').createServer(s => s.end(s.remoteAddress)).listen(${PORT}, '0.0.0.0', () => console.log('ready'))`
+const SERVER = `require('node:net').createServer(s => s.end(s.remoteAddress.replace('::ffff:', ''))).listen(${PORT}, '::', () => console.log('ready'))`
 const CLIENT = `
 const [host, from] = process.argv.slice(1)
 const s = require('node:net').connect({ host, port: ${PORT}, ...(from && { localAddress: from }), timeout: 1500 })
@@ -41,6 +45,15 @@ for (const { namespace } of [outside, two.container, one.container, two]) {
   const server = new LabProcess({ namespace, command, log, outlive: false })
   t.teardown(() => server.end('SIGKILL'))
 }
+
+/** Sends to the group from one address, by the interface of another. */
+const TO_GROUP = `
+const [from, by] = process.argv.slice(1)
+const socket = require('node:dgram').createSocket('udp4')
+socket.bind(0, from, () => {
+  socket.setMulticastInterface(by)
+  setInterval(() => socket.send('x', ${PORT}, '${GROUP}'), 100)
+})`
 
 /** Whom `to` sees when `from` connects to it. */
 async function seen(from: LabNode, to: string, source = ''): Promise<string> {
@@ -67,21 +80,51 @@ async function expectMeaning(t: Test): Promise<void> {
     'host to remote container by its public address: masked',
   )
   t.equal(await seen(outside, container), OUTSIDE, 'outside to container: as it is')
-  await one.run([
-    'iptables',
-    '-t',
-    'mangle',
-    '-A',
-    'PREROUTING',
-    '-s',
-    container,
-    '-j',
-    'MARK',
-    '--set-mark',
-    '0x4000/0x4000',
-  ])
+  const iptables = (line: string): Promise<string> =>
+    one.run(['iptables', ...line.split(' ')])
+  const mark = `PREROUTING -s ${container} -j MARK --set-mark 0x4000/0x4000`
+  await iptables(`-t mangle -A ${mark}`)
   t.equal(await seen(one.container, OUTSIDE), container, "kube-proxy's mark: as it is")
-  await one.run(['iptables', '-t', 'mangle', '-F'])
+  for (const line of [
+    '-N KUBE-POSTROUTING',
+    '-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN',
+    '-A KUBE-POSTROUTING -j MARK --xor-mark 0x4000',
+    '-A KUBE-POSTROUTING -j MASQUERADE',
+    '-I POSTROUTING 1 -j KUBE-POSTROUTING',
+  ])
+    await iptables(`-t nat ${line}`)
+  t.equal(
+    await seen(one.container, two.container.address),
+    overlayAddress,
+    'with its rules: masked by them, to whomever',
+  )
+  await iptables(`-t mangle -D ${mark}`)
+  t.equal(await seen(one.container, two.container.address), container, 'without the mark')
+  for (const line of ['-D POSTROUTING 1', '-F KUBE-POSTROUTING', '-X KUBE-POSTROUTING'])
+    await iptables(`-t nat ${line}`)
+
+  const capture = ['timeout', '15', 'tcpdump', '-c1', '-nn', '-i', 'br0', 'dst', GROUP]
+  const captured = outside.run(capture, { timeoutMs: 20_000 })
+  const sender = new LabProcess({
+    namespace: one.namespace,
+    command: [process.execPath, '-e', TO_GROUP, overlayAddress, one.address],
+    log: join(t.testdir(), 'sender.log'),
+    outlive: false,
+  })
+  t.teardown(() => sender.end('SIGKILL'))
+  t.match(await captured, ` IP ${overlayAddress}.`, 'multicast: as it is')
+}
+
+/** The kernel numbers a rule when it is written: a look that mends others must leave these. */
+async function expectSameHandles(t: Test, table: string): Promise<void> {
+  const list = (): Promise<string> =>
+    one.run(['nft', '-s', '-a', 'list', 'table', ...table.split(' ')])
+  const [before, forward] = [await list(), await save('filter')]
+  for (let looks = 0; looks < 2; looks++) {
+    await one.run(['iptables', '-F', 'FLANNEL-FWD'])
+    await happens('a look', async () => (await save('filter')) === forward)
+  }
+  t.equal(await list(), before)
 }
 
 async function save(table: string, variant = ''): Promise<string> {
@@ -116,6 +159,10 @@ t.test('iptables: the rules are those of flannel', async t => {
 })
 
 t.test('iptables: what they mean to packets', expectMeaning)
+
+t.test('iptables: what is right is not written again', async t => {
+  await expectSameHandles(t, 'ip nat')
+})
 
 t.test('iptables: what others spoil is put back, and theirs is left alone', async t => {
   const foreign = '-A FORWARD -s 203.0.113.0/24 -j ACCEPT'
@@ -249,6 +296,10 @@ t.test(
 
 t.test('nftables: what they mean to packets', expectMeaning)
 
+t.test('nftables: what is right is not written again', async t => {
+  await expectSameHandles(t, 'ip flannel-ipv4')
+})
+
 t.test('nftables: what others spoil is put back, and theirs is left alone', async t => {
   const right = await nftChain('postrtg')
   const foreign = 'ip saddr 203.0.113.0/24 accept'
@@ -322,3 +373,39 @@ t.test(
     t.equal(await seen(one.container, OUTSIDE), one.address)
   },
 )
+
+for (const isNft of [false, true])
+  t.test(`IPv6 with ${isNft ? 'nftables' : 'iptables'}`, async t => {
+    const config = { ...DUAL, EnableNFTables: isNft, Backend: { Type: 'vxlan' } }
+    const flags = ['--ip-masq', '--iptables-resync=1']
+    const pair = await openPair(t, `fw6-${isNft ? 'nft' : 'ipt'}`, config, { flags })
+    const [from, to] = [pair.addressOf(1, 6), pair.addressOf(2, 6)]
+    const server = new LabProcess({
+      namespace: pair.namespaceOf(2),
+      command: [process.execPath, '-e', SERVER],
+      log: join(t.testdir(), 'server.log'),
+      outlive: false,
+    })
+    t.teardown(() => server.end('SIGKILL'))
+    const source = new LabNode(pair.namespaceOf(1))
+    const isSeen = async (target: string, by: string, as: string): Promise<void> => {
+      await happens(`${by} is seen by ${target} as ${as}`, async () => {
+        const text = await seen(source, target, by)
+        return text === as
+      })
+    }
+
+    await isSeen(to, from, from)
+    await isSeen('2001:db8::2', from, '2001:db8::1')
+    const base = from.replace(/::1$/, '::')
+    await isSeen(to, '2001:db8::1', base)
+    const rules = await pair.inside(
+      1,
+      ...(isNft ? ['nft', 'list', 'tables'] : ['ip6tables-save']),
+    )
+    t.match(
+      rules,
+      isNft ? /^table ip6 flannel-ipv6$/m : /^-A FLANNEL-POSTRTG ! -s fd00:5::\/48 /m,
+    )
+    t.equal(isNft, !(await pair.inside(1, 'ip6tables-save')).includes('FLANNEL'))
+  })

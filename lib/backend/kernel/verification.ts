@@ -173,8 +173,9 @@ export class Verification {
     return true
   }
 
-  /** What was dropped, and who sent it, for the status. */
-  async describe(): Promise<Record<string, unknown>> {
+  /** What was dropped, and who sent it, for the status; undefined where nothing can be. */
+  async describe(): Promise<Record<string, unknown> | undefined> {
+    if (this.#failure !== undefined) return undefined
     const counters = await listCounters(this.#table)
     const drops = Object.fromEntries(
       Array.from(counters, ([name, { packets }]) => [name, packets] as const).filter(
