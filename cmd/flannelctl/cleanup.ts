@@ -1,8 +1,7 @@
 import { existsSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { hasBlackhole, removeBlackhole } from '../../lib/backend/blackhole.js'
-import { BackendError } from '../../lib/backend/errors.js'
-import { Firewall } from '../../lib/backend/firewall.js'
+import { findRules, removeRules } from '../../lib/backend/firewall.js'
 import { deletionOf, findLeft } from '../../lib/backend/kernel/left.js'
 import {
   hasVerification,
@@ -16,7 +15,6 @@ import { systemClock } from '../../lib/subnet/clock.js'
 import { type PreviousSubnetEnv, parseSubnetEnv } from '../../lib/subnet/subnet-env.js'
 import { cleanPrefix, prefixesOf, subnetPrefix } from '../../lib/subnet/subnet-key.js'
 import { readFileIfAny } from '../flanneld/files.js'
-import { rulesOf } from '../flanneld/firewall.js'
 import { openLogger } from '../flanneld/logger.js'
 import {
   type Places,
@@ -56,6 +54,8 @@ type CleanupFlags = Flags<typeof FLAGS>
 /** Something of ours on this host, and how to be rid of it. */
 interface Leftover {
   readonly what: string
+  /** A place that tells where the rest is: it stays while something of that does. */
+  readonly isMemory?: boolean
   readonly remove: () => Promise<void>
 }
 
@@ -87,10 +87,14 @@ Exits with 1 while the daemon runs, and when something could not be removed.`,
     try {
       const leftovers = await findLeftovers(flags, places)
       const isDry = flags['dry-run']
-      const failures = isDry ? [] : await removeAll(leftovers)
+      const { gone, failures } = isDry
+        ? { gone: leftovers, failures: [] }
+        : await removeAll(leftovers)
       if (flags.json)
-        printJson({ removed: !isDry, found: leftovers.map(({ what }) => what), failures })
-      else tell(leftovers, isDry)
+        printJson({ removed: !isDry, found: gone.map(({ what }) => what), failures })
+      else if (leftovers.length === 0)
+        process.stdout.write('nothing of flanneld is left here\n')
+      else tell(gone, isDry)
       for (const failure of failures) process.stderr.write(`flannelctl: ${failure}\n`)
       return failures.length === 0 ? EXIT.ok : EXIT.failure
     } finally {
@@ -100,22 +104,27 @@ Exits with 1 while the daemon runs, and when something could not be removed.`,
 })
 
 function tell(leftovers: readonly Leftover[], isDry: boolean): void {
-  if (leftovers.length === 0) process.stdout.write('nothing of flanneld is left here\n')
   for (const { what } of leftovers)
     process.stdout.write(`${isDry ? 'would remove' : 'removed'} ${what}\n`)
 }
 
-/** Tries each, whatever becomes of the others. Returns what failed. */
-async function removeAll(leftovers: readonly Leftover[]): Promise<string[]> {
+/** Tries each, whatever becomes of the others. */
+async function removeAll(
+  leftovers: readonly Leftover[],
+): Promise<{ readonly gone: readonly Leftover[]; readonly failures: readonly string[] }> {
+  const gone: Leftover[] = []
   const failures: string[] = []
-  for (const { what, remove } of leftovers) {
+  for (const leftover of leftovers) {
+    const { what, remove, isMemory = false } = leftover
+    if (isMemory && failures.length > 0) continue
     try {
       await remove()
+      gone.push(leftover)
     } catch (error) {
       failures.push(`cannot remove ${what}: ${(error as Error).message}`)
     }
   }
-  return failures
+  return { gone, failures }
 }
 
 /** In the order in which they go: what forwards first, what tells of it last. */
@@ -188,19 +197,15 @@ async function leftRules({ networks, subnet }: PreviousSubnetEnv): Promise<Lefto
     const own = subnetPrefix(subnet, network.family)
     return own === undefined ? [] : [{ network, subnet: own }]
   })
-  try {
-    const firewall = await Firewall.open(rulesOf(families))
-    const chains = await firewall.present()
-    if (chains.length === 0) return []
-    return [
-      { what: `our rules in ${chains.join(', ')}`, remove: () => firewall.remove() },
-    ]
-  } catch (error) {
-    // Without the program there are no rules.
-    if (error instanceof BackendError && error.message.includes('not installed'))
-      return []
-    throw error
-  }
+  const found = await findRules(families)
+  return found.length === 0
+    ? []
+    : [
+        {
+          what: `our rules in ${found.join(', ')}`,
+          remove: () => removeRules(families),
+        },
+      ]
 }
 
 async function leftBlackholes({ subnet }: PreviousSubnetEnv): Promise<Leftover[]> {
@@ -230,5 +235,9 @@ function leftFiles(flags: CleanupFlags, { runDir, stateDir }: Places): Leftover[
   ]
   return paths
     .filter(path => existsSync(path))
-    .map(path => ({ what: path, remove: () => rm(path, { recursive: true }) }))
+    .map(path => ({
+      what: path,
+      isMemory: true,
+      remove: () => rm(path, { recursive: true }),
+    }))
 }

@@ -26,6 +26,7 @@ const EXPLAINED: Readonly<Record<string, string>> = {
   foreignSource: "a container here sends from another host's subnet",
   tooBig: 'longer than the underlay takes, and not to be cut; the sender was told',
   congestion: 'marked for congestion on the way, and not able to carry the mark',
+  fragment: 'a piece of an IPv6 datagram to the VXLAN port: its VNI cannot be read',
   reversePath:
     "a container's address that came by the underlay and is not reached by it (host-gw, DirectRouting)",
 }

@@ -1,7 +1,7 @@
 import { ensureBlackhole } from '../../lib/backend/blackhole.js'
 import { BackendError } from '../../lib/backend/errors.js'
 import type { FirewallFamily } from '../../lib/backend/firewall-rules.js'
-import { Firewall, type FirewallOptions } from '../../lib/backend/firewall.js'
+import { Firewall, REMOVED, removeRules } from '../../lib/backend/firewall.js'
 import { runAll } from '../../lib/subnet/loops.js'
 import type { NetworkConfig } from '../../lib/subnet/network-config.js'
 import { samePrefix } from '../../lib/subnet/prefix.js'
@@ -38,16 +38,20 @@ export async function startFirewall(
   const leftovers = await troubleOf(() => removeFormer(node))
   if (leftovers !== undefined)
     log.warn({ reason: leftovers }, 'rules of a former network stay')
-  const firewall = await openFirewall(flags, node)
+  const firewall = openFirewall(flags, node)
   try {
     await firewall.ensure()
-    const removed = await firewall.removeOtherMode()
-    if (removed.length > 0)
-      log.info({ rules: removed }, 'rules of the other mode removed')
   } catch (error) {
     if (!(error instanceof BackendError) || flags['ip-masq']) throw error
     log.error({ reason: error.message }, 'cannot install the forward rules; trying again')
     onTrouble(error.message)
+  }
+  try {
+    const removed = await firewall.removeOthers()
+    if (removed.length > 0) log.info({ rules: removed }, REMOVED)
+  } catch (error) {
+    if (!(error instanceof BackendError)) throw error
+    log.warn({ reason: error.message }, 'rules of ours may be left in another place')
   }
   if (flags['ip-blackhole-route']) await keepBlackholes(node.subnet)
   const reportBlackhole = (trouble: string | undefined): void => {
@@ -96,7 +100,7 @@ async function removeFormer({
     return subnet === undefined || isPresent ? [] : [{ network, subnet }]
   })
   if (families.length === 0) return
-  await (await Firewall.open(rulesOf(families))).remove()
+  await removeRules(families)
 }
 
 function familiesOf(config: NetworkConfig, subnet: Subnet): FirewallFamily[] {
@@ -106,22 +110,11 @@ function familiesOf(config: NetworkConfig, subnet: Subnet): FirewallFamily[] {
   })
 }
 
-/** All that a daemon may have made for them. */
-export function rulesOf(families: readonly FirewallFamily[]): FirewallOptions {
-  return {
-    families,
-    forward: true,
-    masquerade: true,
-    randomFully: false,
-    isNft: false,
-  }
-}
-
-async function openFirewall(
+function openFirewall(
   flags: DaemonContext['flags'],
   { config, subnet }: { readonly config: NetworkConfig; readonly subnet: Subnet },
-): Promise<Firewall> {
-  return await Firewall.open({
+): Firewall {
+  return new Firewall({
     families: familiesOf(config, subnet),
     isNft: config.enableNfTables,
     forward: flags['iptables-forward-rules'],

@@ -120,7 +120,7 @@ export function isForwardDenied(saved: string): boolean {
 export function directAccessDrops(saved: string): string[] {
   return rulesOf(saved, 'PREROUTING').flatMap(rule => {
     const [, address] =
-      /^-d (\S+?)(?:\/(?:32|128))? ! -i \S+ (?:.* )?-j DROP$/.exec(rule) ?? []
+      /^-d ([\da-f.:]+)(?:\/(?:32|128))? ! -i \S+ (?:.* )?-j DROP$/.exec(rule) ?? []
     return address === undefined ? [] : [address]
   })
 }

@@ -6,6 +6,7 @@ import {
   restoreTable,
   saveTable,
   supportsRandomFully,
+  variantsInUse,
 } from '../linux/iptables.js'
 import { listTable, runNft } from '../linux/nft.js'
 import type { Clock } from '../subnet/clock.js'
@@ -24,11 +25,12 @@ import {
   restorePayload,
 } from './firewall-rules.js'
 import {
-  type NftChains,
+  type OwnNftChain,
   isAnyPresent,
   linesToEnsure,
   linesToRelease,
-  nftChains,
+  nftForwardChain,
+  nftMasqueradeChain,
   printedRules,
 } from './nft-firewall-rules.js'
 
@@ -37,8 +39,10 @@ const PROGRAM: Readonly<Record<Family, IptablesFamily>> = {
   6: 'ip6tables',
 }
 
-/** Docker's refusals are looked for at the first look, and then at each of so many. */
-const LOOKS_PER_DOCKER_LOOK = 12
+/** What Docker does is looked at with the first look, and then with each of so many. */
+const LOOKS_PER_CHOICE = 12
+
+export const REMOVED = 'rules of ours in another place removed'
 
 export interface FirewallOptions {
   readonly families: readonly FirewallFamily[]
@@ -109,7 +113,7 @@ class IptablesPart implements Part {
   }
 }
 
-/** For hosts that may have no iptables: then there are no rules of iptables either. */
+/** Where the program or the kernel's part may not be there, or not work: then nothing of ours is there. */
 class OptionalPart implements Part {
   readonly name: string
   readonly #part: Part
@@ -120,35 +124,27 @@ class OptionalPart implements Part {
   }
 
   ensure(): Promise<boolean> {
-    return ifInstalled(() => this.#part.ensure(), false)
+    return this.#part.ensure().catch(() => false)
   }
 
   isPresent(): Promise<boolean> {
-    return ifInstalled(() => this.#part.isPresent(), false)
+    return this.#part.isPresent().catch(() => false)
   }
 
-  remove(): Promise<void> {
-    return ifInstalled(() => this.#part.remove(), undefined)
-  }
-}
-
-async function ifInstalled<T>(act: () => Promise<T>, otherwise: T): Promise<T> {
-  try {
-    return await act()
-  } catch (error) {
-    if ((error as Error).message.includes('not installed')) return otherwise
-    throw error
+  async remove(): Promise<void> {
+    if (await this.isPresent()) await this.#part.remove()
   }
 }
 
 class NftPart implements Part {
   readonly name: string
-  readonly #own: NftChains
+  readonly #own: OwnNftChain
   /** How nft(8) prints our rules when they are right. */
   #learnt: string | undefined
 
-  constructor(own: NftChains) {
-    this.name = `nft ${own.table.family} ${own.table.name}`
+  constructor(own: OwnNftChain) {
+    const { table, chain } = own
+    this.name = `nft ${table.family} ${table.name} ${chain.name}`
     this.#own = own
   }
 
@@ -176,48 +172,41 @@ class NftPart implements Part {
 
 /** Our rules, kept as they should be among the rules of everybody else. */
 export class Firewall {
-  readonly #families: readonly FirewallFamily[]
-  readonly #wanted: readonly Part[]
-  /** Of the other mode, from before it was changed. */
-  readonly #unwanted: readonly Part[]
+  readonly #options: FirewallOptions
+  #parts: Parts | undefined
   #looks = 0
 
-  private constructor(
-    families: readonly FirewallFamily[],
-    wanted: readonly Part[],
-    unwanted: readonly Part[],
-  ) {
-    this.#families = families
-    this.#wanted = wanted
-    this.#unwanted = unwanted
+  constructor(options: FirewallOptions) {
+    this.#options = options
   }
 
-  static async open(options: FirewallOptions): Promise<Firewall> {
-    const { families } = options
-    const parts = await guard(() =>
-      Promise.all(families.map(family => partsOf(family, options))),
-    )
-    return new Firewall(
-      families,
-      parts.flatMap(({ wanted }) => wanted),
-      parts.flatMap(({ unwanted }) => unwanted),
-    )
-  }
-
-  /** Returns what was not as it should be. */
+  /** Returns what was not as it should be. Throws BackendError. */
   async ensure(): Promise<string[]> {
     return await guard(async () => {
+      // Docker may have come since, or changed to the other kind of iptables.
+      if (this.#looks % LOOKS_PER_CHOICE === 0) this.#parts = await this.#choose()
+      this.#looks += 1
       const repaired: string[] = []
-      for (const part of this.#wanted) if (await part.ensure()) repaired.push(part.name)
+      for (const part of this.#parts?.wanted ?? [])
+        if (await part.ensure()) repaired.push(part.name)
       return repaired
     })
   }
 
-  /** Takes away what the other mode has left. Returns what that was. */
-  async removeOtherMode(): Promise<string[]> {
+  async #choose(): Promise<Parts> {
+    const { families } = this.#options
+    const chosen = await Promise.all(families.map(each => partsOf(each, this.#options)))
+    const wanted = chosen.flat()
+    const names = new Set(wanted.map(({ name }) => name))
+    const all = await allParts(families)
+    return { wanted, unwanted: all.filter(({ name }) => !names.has(name)) }
+  }
+
+  /** Takes away what another mode, or the other kind of iptables, has left. Returns what that was. */
+  async removeOthers(): Promise<string[]> {
     return await guard(async () => {
       const removed: string[] = []
-      for (const part of this.#unwanted)
+      for (const part of this.#parts?.unwanted ?? [])
         if (await part.isPresent()) {
           await part.remove()
           removed.push(part.name)
@@ -226,27 +215,10 @@ export class Firewall {
     })
   }
 
-  /** Which rules of ours are there, of either mode. */
-  async present(): Promise<string[]> {
-    return await guard(async () => {
-      const found: string[] = []
-      for (const part of [...this.#wanted, ...this.#unwanted])
-        if (await part.isPresent()) found.push(part.name)
-      return found
-    })
-  }
-
-  /** Takes our rules away, of either mode. */
-  async remove(): Promise<void> {
-    await guard(async () => {
-      for (const part of [...this.#wanted, ...this.#unwanted]) await part.remove()
-    })
-  }
-
   /** What no rule of ours can mend, and how it is mended; undefined when there is nothing. */
-  async describeRefusals(): Promise<string | undefined> {
+  async #describeRefusals(): Promise<string | undefined> {
     const addresses: string[] = []
-    for (const { subnet } of this.#families) {
+    for (const { subnet } of this.#options.families) {
       const program = PROGRAM[subnet.family]
       const variant = await chooseVariant(program)
       const saved = await saveTable(program, 'raw', variant).catch(() => '')
@@ -278,14 +250,18 @@ export class Firewall {
     await clock.sleep(intervalMs, signal)
     while (!signal.aborted) {
       try {
+        // With the look after each choice.
+        const isDockerLook = this.#looks % LOOKS_PER_CHOICE === 1
         const repaired = await this.ensure()
         if (repaired.length > 0)
           log.warn({ chains: repaired }, 'firewall rules were changed; put back')
         failing = false
         onTrouble(undefined)
-        if (this.#looks % LOOKS_PER_DOCKER_LOOK === 0)
-          onNote(await this.describeRefusals())
-        this.#looks += 1
+        if (isDockerLook) {
+          const removed = await this.removeOthers()
+          if (removed.length > 0) log.info({ rules: removed }, REMOVED)
+          onNote(await guard(() => this.#describeRefusals()))
+        }
       } catch (error) {
         if (!(error instanceof BackendError)) throw error
         if (!failing)
@@ -298,38 +274,75 @@ export class Firewall {
   }
 }
 
-/** Of one family: the rules of this mode, and those that the other may have left. */
+interface Parts {
+  readonly wanted: readonly Part[]
+  /** What another mode or kind may have left. */
+  readonly unwanted: readonly Part[]
+}
+
+/** The rules of one family. */
 async function partsOf(
   family: FirewallFamily,
   options: FirewallOptions,
-): Promise<{ readonly wanted: readonly Part[]; readonly unwanted: readonly Part[] }> {
+): Promise<Part[]> {
   const { forward, masquerade, randomFully, isNft } = options
   const program = PROGRAM[family.network.family]
   const variant = await chooseVariant(program)
-  const iptables = (
-    chain: OwnChain,
-    isNeeded?: (saved: string) => boolean,
-  ): IptablesPart => new IptablesPart(program, variant, chain, isNeeded)
   if (isNft)
-    return {
-      wanted: [
-        new NftPart(nftChains(family, options)),
-        // An accept of nftables does not outweigh a drop of iptables.
-        ...(forward
-          ? [new OptionalPart(iptables(forwardChain(family), isForwardDenied))]
-          : []),
-      ],
-      unwanted: [new OptionalPart(iptables(masqueradeChain(family, randomFully)))],
-    }
+    return [
+      ...(forward ? [new NftPart(nftForwardChain(family))] : []),
+      ...(masquerade ? [new NftPart(nftMasqueradeChain(family, randomFully))] : []),
+      // An accept of nftables does not outweigh a drop of iptables.
+      ...(forward
+        ? [
+            new OptionalPart(
+              new IptablesPart(program, variant, forwardChain(family), isForwardDenied),
+            ),
+          ]
+        : []),
+    ]
   const random = masquerade && randomFully && (await supportsRandomFully(program))
-  const all = { forward: true, masquerade: true, randomFully }
-  return {
-    wanted: [
-      ...(forward ? [iptables(forwardChain(family))] : []),
-      ...(masquerade ? [iptables(masqueradeChain(family, random))] : []),
-    ],
-    unwanted: [new OptionalPart(new NftPart(nftChains(family, all)))],
-  }
+  return [
+    ...(forward ? [new IptablesPart(program, variant, forwardChain(family))] : []),
+    ...(masquerade
+      ? [new IptablesPart(program, variant, masqueradeChain(family, random))]
+      : []),
+  ]
+}
+
+/** Whatever may be ours, in either mode and each kind of iptables that the system has. */
+async function allParts(families: readonly FirewallFamily[]): Promise<Part[]> {
+  const parts = families.map(async family => {
+    const program = PROGRAM[family.network.family]
+    const variants = await variantsInUse(program)
+    return [
+      ...variants.flatMap(variant =>
+        [forwardChain(family), masqueradeChain(family, false)].map(
+          chain => new IptablesPart(program, variant, chain),
+        ),
+      ),
+      new NftPart(nftForwardChain(family)),
+      new NftPart(nftMasqueradeChain(family, false)),
+    ].map(part => new OptionalPart(part))
+  })
+  return (await Promise.all(parts)).flat()
+}
+
+/** Which rules of ours are there, whatever made them. */
+export async function findRules(families: readonly FirewallFamily[]): Promise<string[]> {
+  return await guard(async () => {
+    const found: string[] = []
+    for (const part of await allParts(families))
+      if (await part.isPresent()) found.push(part.name)
+    return found
+  })
+}
+
+/** Takes them away. Throws BackendError. */
+export async function removeRules(families: readonly FirewallFamily[]): Promise<void> {
+  await guard(async () => {
+    for (const part of await allParts(families)) await part.remove()
+  })
 }
 
 async function guard<T>(call: () => Promise<T>): Promise<T> {

@@ -19,10 +19,10 @@ export interface NftChain {
   readonly rules: readonly string[]
 }
 
-/** The chains of one family, and what makes a rule in them ours: it names one of these. */
-export interface NftChains {
+/** A chain in its table, and what makes a rule in it ours: it names one of these. */
+export interface OwnNftChain {
   readonly table: NftTable
-  readonly chains: readonly NftChain[]
+  readonly chain: NftChain
   readonly marks: readonly string[]
 }
 
@@ -34,51 +34,57 @@ export function firewallTable(family: Family): NftTable {
   return { family: WORD[family], name: `flannel-ipv${family}` }
 }
 
-export function nftChains(
-  { network, subnet }: FirewallFamily,
-  wanted: {
-    readonly forward: boolean
-    readonly masquerade: boolean
-    readonly randomFully: boolean
-  },
-): NftChains {
-  const { family } = network
-  const ip = WORD[family]
-  const [n, s] = [formatPrefix(network), formatPrefix(subnet)]
-  const masquerade = `masquerade${wanted.randomFully ? ' fully-random' : ''}`
-  const postrouting: NftChain = {
-    name: 'postrtg',
-    header: [
-      'comment "chain to manage traffic masquerading by flannel"',
-      'type nat hook postrouting priority srcnat; policy accept;',
-    ],
-    // kube-proxy masquerades these already.
-    head: 'meta mark & 0x00004000 == 0x00004000 return',
-    rules: [
-      `${ip} saddr ${s} ${ip} daddr ${n} return`,
-      `${ip} saddr ${n} ${ip} daddr ${s} return`,
-      // Clients from outside keep their address on the way to our containers.
-      `${ip} saddr != ${n} ${ip} daddr ${s} return`,
-      `${ip} saddr ${n} ${ip} daddr != ${MULTICAST[family]} ${masquerade}`,
-      `${ip} saddr != ${n} ${ip} daddr ${n} ${masquerade}`,
-    ],
-  }
-  const forward: NftChain = {
-    name: 'forward',
-    header: [
-      'comment "chain to accept flannel traffic"',
-      'type filter hook forward priority filter; policy accept;',
-    ],
-    rules: [`${ip} saddr ${n} accept`, `${ip} daddr ${n} accept`],
-  }
+/** Masquerades what leaves the overlay, in flannel's order. */
+export function nftMasqueradeChain(
+  family: FirewallFamily,
+  randomFully: boolean,
+): OwnNftChain {
+  const { ip, n, s, table, marks } = wordsOf(family)
+  const masquerade = `masquerade${randomFully ? ' fully-random' : ''}`
   return {
-    table: firewallTable(family),
-    chains: [
-      ...(wanted.masquerade ? [postrouting] : []),
-      ...(wanted.forward ? [forward] : []),
-    ],
-    marks: [n, s],
+    table,
+    marks,
+    chain: {
+      name: 'postrtg',
+      header: [
+        'comment "chain to manage traffic masquerading by flannel"',
+        'type nat hook postrouting priority srcnat; policy accept;',
+      ],
+      // kube-proxy masquerades these already.
+      head: 'meta mark & 0x00004000 == 0x00004000 return',
+      rules: [
+        `${ip} saddr ${s} ${ip} daddr ${n} return`,
+        `${ip} saddr ${n} ${ip} daddr ${s} return`,
+        // Clients from outside keep their address on the way to our containers.
+        `${ip} saddr != ${n} ${ip} daddr ${s} return`,
+        `${ip} saddr ${n} ${ip} daddr != ${MULTICAST[family.network.family]} ${masquerade}`,
+        `${ip} saddr != ${n} ${ip} daddr ${n} ${masquerade}`,
+      ],
+    },
   }
+}
+
+/** Accepts overlay traffic. */
+export function nftForwardChain(family: FirewallFamily): OwnNftChain {
+  const { ip, n, table, marks } = wordsOf(family)
+  return {
+    table,
+    marks,
+    chain: {
+      name: 'forward',
+      header: [
+        'comment "chain to accept flannel traffic"',
+        'type filter hook forward priority filter; policy accept;',
+      ],
+      rules: [`${ip} saddr ${n} accept`, `${ip} daddr ${n} accept`],
+    },
+  }
+}
+
+function wordsOf({ network, subnet }: FirewallFamily) {
+  const [n, s] = [formatPrefix(network), formatPrefix(subnet)]
+  const { family } = network
+  return { ip: WORD[family], n, s, table: firewallTable(family), marks: [n, s] }
 }
 
 /** The lines of a chain in what `nft list table` prints; undefined when it is not there. */
@@ -106,11 +112,8 @@ interface Found {
   readonly isInOrder: boolean
 }
 
-function find(
-  listed: string,
-  { marks }: NftChains,
-  { name, head }: NftChain,
-): Found | undefined {
+function find(listed: string, { marks, chain }: OwnNftChain): Found | undefined {
+  const { name, head } = chain
   const lines = linesOf(listed, name)
   if (lines === undefined) return undefined
   const rules = lines.filter(line => !isHeader(line))
@@ -132,65 +135,67 @@ function find(
 
 /**
  * Ours as nft(8) prints them, to know them by: each version has its own way.
- * Undefined when a chain is not there or its rules are not in order.
+ * Undefined when the chain is not there or its rules are not in order.
  */
-export function printedRules(listed: string, own: NftChains): string | undefined {
-  const found = own.chains.map(chain => find(listed, own, chain))
-  if (!found.every(each => each?.isInOrder === true)) return undefined
-  return found
-    .flatMap(each => (each === undefined ? [] : [...each.header, ...each.own]))
-    .join('\n')
+export function printedRules(listed: string, own: OwnNftChain): string | undefined {
+  const found = find(listed, own)
+  return found?.isInOrder === true
+    ? [...found.header, ...found.own].join('\n')
+    : undefined
 }
 
 /** Lines that put our rules in force in one step, before those of others. */
-export function linesToEnsure(listed: string, own: NftChains): string[] {
-  return own.chains.flatMap(chain => {
-    const found = find(listed, own, chain)
-    const head = chain.head === undefined ? [] : [chain.head]
-    return linesOfChain(own.table, chain, [
-      ...head,
-      ...chain.rules,
-      ...(found?.others ?? []),
-    ])
-  })
+export function linesToEnsure(listed: string, own: OwnNftChain): string[] {
+  const others = find(listed, own)?.others ?? []
+  return linesOfChain(own, [...headOf(own), ...own.chain.rules, ...others])
 }
 
-/** Lines that take our rules away, and the table as well when nobody else uses it. */
-export function linesToRelease(listed: string, own: NftChains): string[] {
+/** Lines that take our rules away, and what nobody else uses. */
+export function linesToRelease(listed: string, own: OwnNftChain): string[] {
+  const found = find(listed, own)
+  if (found !== undefined && found.others.length > 0)
+    return linesOfChain(own, [...headOf(own), ...found.others])
   const { family, name } = own.table
-  const kept = own.chains.flatMap(chain => {
-    const others = find(listed, own, chain)?.others ?? []
-    return others.length === 0 ? [] : [{ chain, others }]
-  })
-  if (kept.length === 0) return [`delete table ${family} ${name}`]
-  return kept.flatMap(({ chain, others }) =>
-    linesOfChain(own.table, chain, [
-      ...(chain.head === undefined ? [] : [chain.head]),
-      ...others,
-    ]),
-  )
+  const isLast = partsOf(listed).length <= (found === undefined ? 0 : 1)
+  if (isLast) return [`delete table ${family} ${name}`]
+  return found === undefined ? [] : linesWithoutChain(own)
 }
 
-/** Whether any rule of ours stands there, or a table that nobody else uses. */
-export function isAnyPresent(listed: string, own: NftChains): boolean {
-  const found = own.chains.flatMap(chain => find(listed, own, chain) ?? [])
-  return (
-    found.some(each => each.own.length > 0) ||
-    found.every(each => each.others.length === 0)
-  )
+/** Chains, sets and whatever else a table is made of. */
+function partsOf(listed: string): string[] {
+  return Array.from(listed.matchAll(/^\t\w+ \S+(?: \S+)? \{$/gm), ([part]) => part)
 }
 
-function linesOfChain(
-  { family, name }: NftTable,
-  chain: NftChain,
-  rules: readonly string[],
-): string[] {
+/** Whether any rule of ours stands there, a chain of ours without rules of others, or an empty table. */
+export function isAnyPresent(listed: string, own: OwnNftChain): boolean {
+  const found = find(listed, own)
+  return found === undefined
+    ? partsOf(listed).length === 0
+    : found.own.length > 0 || found.others.length === 0
+}
+
+function headOf({ chain: { head } }: OwnNftChain): string[] {
+  return head === undefined ? [] : [head]
+}
+
+function linesWithoutChain({ table: { family, name }, chain }: OwnNftChain): string[] {
+  const place = `${family} ${name} ${chain.name}`
   return [
     `table ${family} ${name} {}`,
+    `add chain ${place}`,
+    `flush chain ${place}`,
+    `delete chain ${place}`,
+  ]
+}
+
+function linesOfChain(own: OwnNftChain, rules: readonly string[]): string[] {
+  const {
+    table: { family, name },
+    chain,
+  } = own
+  return [
     // A chain whose hook is another cannot be changed to this one.
-    `add chain ${family} ${name} ${chain.name}`,
-    `flush chain ${family} ${name} ${chain.name}`,
-    `delete chain ${family} ${name} ${chain.name}`,
+    ...linesWithoutChain(own),
     `table ${family} ${name} {`,
     `chain ${chain.name} {`,
     ...chain.header,

@@ -5,6 +5,8 @@ import { runAll } from '../subnet/loops.js'
 
 export interface OnKernelChange {
   readonly objects: readonly IpObject[]
+  /** Whether a line of ip-monitor(8) is a reason to look; without it each is. */
+  readonly isReason?: (line: string) => boolean
   /** Changes that follow each other closely are looked at once, in ms. */
   readonly settleMs: number
   /** Looked at this often even if nothing was heard, in ms. */
@@ -19,7 +21,16 @@ export interface OnKernelChange {
 
 /** Calls `look` after changes of such kernel objects, and now and then, until `signal` aborts or it rejects. */
 export async function onKernelChange(
-  { objects, settleMs, pollMs, retryMs, clock, log, look }: OnKernelChange,
+  {
+    objects,
+    isReason = () => true,
+    settleMs,
+    pollMs,
+    retryMs,
+    clock,
+    log,
+    look,
+  }: OnKernelChange,
   signal: AbortSignal,
 ): Promise<void> {
   let wake = new AbortController()
@@ -30,8 +41,8 @@ export async function onKernelChange(
         try {
           await monitorIp(
             objects,
-            () => {
-              wake.abort()
+            lines => {
+              if (lines.split('\n').some(isReason)) wake.abort()
             },
             each,
           )
@@ -48,13 +59,17 @@ export async function onKernelChange(
     },
     async each => {
       let isWell = true
+      let lookMs = 0
       for (;;) {
         const waitMs = isWell ? pollMs : retryMs
         await clock.sleep(waitMs, AbortSignal.any([each, wake.signal]))
-        await clock.sleep(settleMs, each)
+        // A look that takes long is not begun again at once.
+        await clock.sleep(Math.max(settleMs, lookMs), each)
         if (each.aborted) return
         wake = new AbortController()
+        const begin = clock.now()
         isWell = await look()
+        lookMs = clock.now() - begin
       }
     },
   ])

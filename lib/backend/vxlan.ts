@@ -19,6 +19,7 @@ import { BackendError } from './errors.js'
 import { findOnLink } from './host-gw.js'
 import { KernelBackend, type KernelPlan, type Wanted } from './kernel/kernel-backend.js'
 import { linkAlias } from './kernel/left.js'
+import { setUpLink } from './kernel/own-link.js'
 import { type VtepDevice, linesToEnsure } from './kernel/vtep-device.js'
 import { vxlanEncapsulation } from './kernel/verification-rules.js'
 import { MAC, wantVxlan } from './kernel/vxlan-objects.js'
@@ -295,7 +296,7 @@ async function setUp(
   lines: readonly string[],
 ): Promise<void> {
   try {
-    await batch(lines)
+    await setUpLink(lines)
   } catch (cause) {
     const why = (cause as Error).message
     const message = `cannot set up ${name}: ${why}${hintOf(why)}`

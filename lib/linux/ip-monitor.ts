@@ -5,13 +5,13 @@ import { CLEAN_ENVIRONMENT } from './run.js'
 export type IpObject = 'link' | 'address' | 'route' | 'neigh'
 
 /**
- * Calls `onEvent` whenever such an object of this network namespace changes. The
- * text of ip-monitor(8) is not read: it only says that it is time to look.
+ * Calls `onEvent` whenever such an object of this network namespace changes, with
+ * the lines in which ip-monitor(8) says so.
  * Resolves when `signal` aborts; rejects when the monitor ends by itself.
  */
 export async function monitorIp(
   objects: readonly IpObject[],
-  onEvent: () => void,
+  onEvent: (lines: string) => void,
   signal: AbortSignal,
 ): Promise<void> {
   if (signal.aborted) return
@@ -27,7 +27,7 @@ export async function monitorIp(
     child.kill('SIGKILL')
   }
   signal.addEventListener('abort', stop)
-  child.stdout.on('data', onEvent)
+  child.stdout.setEncoding('utf8').on('data', onEvent)
   try {
     await new Promise<void>((resolve, reject) => {
       child.on('error', reject)

@@ -291,6 +291,10 @@ export async function routesTo(
     .split('\n')
     .filter(line => line.trim() !== '')
     .map(line => z.array(routeSchema).parse(JSON.parse(line)))
+  if (answers.length + failed.size !== addresses.length)
+    throw new Error(
+      `ip route get: ${answers.length + failed.size} answers to ${addresses.length} questions`,
+    )
   return addresses.map((_, index) => {
     if (failed.has(index + 1)) return undefined
     const route = answers.shift()?.[0]
@@ -307,7 +311,8 @@ async function forcedBatch(
     const stdout = await run('ip', ['-json', '-force', '-batch', '-'], { input })
     return { stdout, failed: new Set() }
   } catch (error) {
-    if (!(error instanceof CommandError) || error.code !== undefined) throw explain(error)
+    // One that was killed or never started has answered nothing.
+    if (!(error instanceof CommandError) || error.exitCode === null) throw explain(error)
     const numbers = Array.from(error.stderr.matchAll(/Command failed -:(\d+)/g), match =>
       Number(match[1]),
     )

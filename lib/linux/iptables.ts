@@ -39,22 +39,49 @@ export async function restoreTable(
   )
 }
 
+/** The kinds that this system has. */
+async function installedVariants(
+  family: IptablesFamily,
+): Promise<readonly IptablesVariant[]> {
+  const answers = await Promise.all(
+    (['-nft', '-legacy'] as const).map(async variant =>
+      run(`${family}${variant}-save`, ['--version']).then(
+        () => [variant],
+        () => [],
+      ),
+    ),
+  )
+  return answers.flat()
+}
+
+/** The kinds in which there may be rules. */
+export async function variantsInUse(
+  family: IptablesFamily,
+): Promise<readonly IptablesVariant[]> {
+  const installed = await installedVariants(family)
+  if (installed.length === 0) return ['']
+  const isLegacyUsed = await usesLegacy(family)
+  return installed.filter(variant => variant !== '-legacy' || isLegacyUsed)
+}
+
 /** Chains by which Docker and kube-proxy are known. */
 const THEIRS = /^:(DOCKER|KUBE)-/m
 
 /** The kind in which Docker's or kube-proxy's rules are; the system's own when in neither or both. */
 export async function chooseVariant(family: IptablesFamily): Promise<IptablesVariant> {
-  const has = async (variant: IptablesVariant): Promise<boolean> => {
-    try {
-      return THEIRS.test(await saveTable(family, 'filter', variant))
-    } catch {
-      // This system has only one kind.
-      return false
-    }
+  const installed = await installedVariants(family)
+  if (installed.length === 0) return ''
+  const used = await variantsInUse(family)
+  const theirs: IptablesVariant[] = []
+  for (const variant of used) {
+    const saved = await saveTable(family, 'filter', variant).catch(() => '')
+    if (THEIRS.test(saved)) theirs.push(variant)
   }
-  const isNft = await has('-nft')
-  const isLegacy = (await usesLegacy(family)) && (await has('-legacy'))
-  return isNft === isLegacy ? '' : isNft ? '-nft' : '-legacy'
+  const [only] = theirs
+  if (only !== undefined && theirs.length === 1) return only
+  const version = await run(family, ['--version']).catch(() => '')
+  const own = version.includes('legacy') ? '-legacy' : '-nft'
+  return installed.includes(own) ? own : ''
 }
 
 /** Asking iptables-legacy for a table makes that table: the kernel is asked first. */

@@ -97,11 +97,16 @@ async function nft(args: readonly string[], input = ''): Promise<string> {
     return await run('nft', args, { input, timeoutMs: TIMEOUT_MS })
   } catch (error) {
     if (error instanceof CommandError && error.code === 'ENOENT')
-      throw new Error('the program nft is not installed; install the package nftables', {
-        cause: error,
-      })
+      throw new Error(NOT_INSTALLED, { cause: error })
     throw error
   }
+}
+
+const NOT_INSTALLED = 'the program nft is not installed; install the package nftables'
+
+/** Whether that is why a call of these failed. */
+export function isNftMissing(error: unknown): boolean {
+  return error instanceof Error && error.message === NOT_INSTALLED
 }
 
 async function ofTable(list: () => Promise<string>): Promise<string | undefined> {

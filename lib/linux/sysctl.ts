@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
 
 /** Reads a kernel setting such as `net/ipv4/ip_forward`; undefined when this kernel has none. */
@@ -17,4 +18,9 @@ export async function writeSysctl(name: string, value: string): Promise<void> {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
   }
+}
+
+/** Whether this kernel has IPv6: one that was started with ipv6.disable=1 has not. */
+export function hasIpv6(): boolean {
+  return existsSync('/proc/sys/net/ipv6')
 }

@@ -65,7 +65,7 @@ t.test('cleanup leaves nothing of ours, and all of others', async t => {
   const dry = await flannelctl(two, ['cleanup', '--dry-run'])
   t.equal(dry.exitCode, 0)
   t.match(dry.stdout, new RegExp(`would remove the packet path \\(process ${pid}\\)`))
-  t.match(dry.stdout, /would remove our rules in iptables filter FLANNEL-FWD/)
+  t.match(dry.stdout, /would remove our rules in iptables-nft filter FLANNEL-FWD/)
   t.match(dry.stdout, `would remove ${two.daemon.subnetFile}`)
   t.ok(isRunning(pid), 'and nothing was')
 

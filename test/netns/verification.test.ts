@@ -117,6 +117,12 @@ const FORGED: readonly (readonly [
   ['ARP', holder, frame(Buffer.alloc(28), { type: 0x0806 }), 'notIp'],
   ['a frame of a VLAN', holder, frame(echo(), { type: 0x8100 }), 'notIp'],
   ['IPv6 in IPv4', holder, frame(echo6(), { type: 0x86dd }), 'notIp'],
+  [
+    "a stranger's low address of IPv6",
+    stranger6,
+    frame6(echo6({ source: '::8000:0:0:1' })),
+    'unknownSender',
+  ],
   ['half of an address', holder, frame(echo().subarray(0, 14)), 'wrongSource'],
 ]
 
@@ -152,6 +158,17 @@ t.test('offenders are named', async t => {
   t.match(text, new RegExp(`^${STRANGER} +${from} +unknownSender +1$`, 'm'))
   t.match(text, new RegExp(`^192\\.0\\.2\\.1 +${NOBODY} +wrongSource +1$`, 'm'))
   t.match(text, new RegExp(`^2001:db8::1 +${NOBODY6} +wrongSource +1$`, 'm'))
+})
+
+t.test('pieces of a datagram do not get by', async t => {
+  const [before, takenBefore] = [await drops(), await taken()]
+  const long = echo6({ source: NOBODY6, payload: Buffer.alloc(3000) })
+
+  await stranger6.send([frame6(long)])
+
+  await happens('it is counted', async () => ((await drops())['fragment'] ?? 0) > 0)
+  t.strictSame(await drops(), { ...before, fragment: 1 })
+  t.equal(await taken(), takenBefore)
 })
 
 t.test("another tool's VNI on the same port is not ours to judge", async t => {
@@ -239,12 +256,24 @@ t.test('host-gw takes no container address that is routed another way', async t 
   await Promise.all(([1, 2] as const).map(side => pair.restart(side, 'SIGTERM', [])))
   for (const family of [4, 6] as const)
     await happens('packets pass', () => reaches(pair, family, 100))
-  const before = (await drops())['reversePath'] ?? 0
+  // Most hosts have a default route, by which anybody would be answered.
+  await run('ip route add default via 192.0.2.9')
+  const before = await drops()
+  const pingFrom = async (source: string): Promise<void> => {
+    await pair.inside(1, 'ip', 'address', 'replace', `${source}/32`, 'dev', 'lo')
+    await pair.inside(1, 'ping', '-c', '1', '-W', '1', '-I', source, to).catch(() => '')
+  }
 
-  await pair.inside(1, 'ip', 'address', 'add', `${NOBODY}/32`, 'dev', 'lo')
-  await pair.inside(1, 'ping', '-c', '1', '-W', '1', '-I', NOBODY, to).catch(() => '')
-
-  t.equal((await drops())['reversePath'], before + 1)
+  await pingFrom(NOBODY)
+  t.strictSame(await drops(), {
+    ...before,
+    wrongSource: (before['wrongSource'] ?? 0) + 1,
+  })
+  // A lease that is routed by another device.
+  await run(`ip route replace ${from}/32 dev lo`)
+  await pingFrom(from)
+  t.equal((await drops())['reversePath'], (before['reversePath'] ?? 0) + 1)
+  await run(`ip route delete ${from}/32 dev lo`)
 })
 
 t.test('cleanup takes the rules away', async t => {

@@ -27,8 +27,20 @@ export const MOST_SHOWN = 20
 
 const WATCHED: readonly IpObject[] = ['link', 'address', 'route', 'neigh']
 
+/** The life of neighbours that nobody has made: what the bridges of a host full of containers tell of all day. */
+const LEARNT = / (REACHABLE|STALE|DELAY|PROBE|FAILED|INCOMPLETE)\b/
+
+function isChurn(line: string, devices: readonly string[]): boolean {
+  return (
+    line === '' ||
+    (LEARNT.test(line) && !devices.some(device => line.includes(` dev ${device} `)))
+  )
+}
+
 /** What of a host's kernel is ours. */
 export interface Kept {
+  /** Devices of our own. */
+  readonly devices: readonly string[]
   /** Makes and mends our own devices. Returns the names of those that it changed. */
   ensureDevices(): Promise<string[]>
   /** What the kernel is to have; undefined as long as nobody knows. */
@@ -76,7 +88,9 @@ export class KernelKeeper {
     const { clock, log } = this.#context
     const look = (): Promise<boolean> => this.#repair()
     const times = { settleMs: SETTLE_MS, pollMs: POLL_MS, retryMs: RETRY_MS }
-    await onKernelChange({ objects: WATCHED, ...times, clock, log, look }, signal)
+    const isReason = (line: string): boolean => !isChurn(line, this.#kept.devices)
+    const options = { objects: WATCHED, isReason, ...times, clock, log, look }
+    await onKernelChange(options, signal)
   }
 
   /** Says once what keeps the host from being put right, and when nothing does any more. */

@@ -6,7 +6,7 @@ import { KernelKeeper, MOST_SHOWN } from './keeper.js'
 import { networksOf, removeLeft } from './left.js'
 import type { KernelObject } from './objects.js'
 import type { VerificationRules } from './verification-rules.js'
-import { Verification, removeVerification } from './verification.js'
+import { Verification, endVerification } from './verification.js'
 
 /** What a type of backend makes of remotes. */
 export interface KernelPlan {
@@ -48,21 +48,14 @@ export class KernelBackend implements Backend {
     this.#context = context
     this.#plan = plan
     this.#keeper = new KernelKeeper(context, {
+      devices: plan.devices,
       ensureDevices: () => plan.ensureDevices(),
       want: () => this.#want(),
       find: () => findObjects(networksOf(context), plan.devices),
     })
-    this.#verification = KernelBackend.#verificationOf(context, plan)
-  }
-
-  static #verificationOf(
-    context: BackendContext,
-    plan: KernelPlan,
-  ): Verification | undefined {
     const { verify: mode } = context
-    return mode === 'off'
-      ? undefined
-      : new Verification(context, { ...plan.verified, mode })
+    if (mode !== 'off')
+      this.#verification = new Verification(context, { ...plan.verified, mode })
   }
 
   /** Makes the devices; the rest waits for the remotes. Throws BackendError. */
@@ -96,7 +89,7 @@ export class KernelBackend implements Backend {
     const why = await this.#keeper.settle().catch((error: unknown) => error)
     await removeLeft(this.#context, this.#plan.devices)
     await endLeftPaths(this.#context)
-    if (this.#verification === undefined) await removeVerification(this.#context)
+    if (this.#verification === undefined) await endVerification(this.#context)
     this.#isAlone = true
     if (why !== undefined) await this.#keeper.settle()
   }

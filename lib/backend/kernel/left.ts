@@ -5,7 +5,7 @@ import { BackendError } from '../errors.js'
 import type { Prefix } from '../../subnet/prefix.js'
 import { findObjects } from './found.js'
 import type { KernelObject } from './objects.js'
-import { removeVerification } from './verification.js'
+import { endVerification } from './verification.js'
 
 /** The alias of a link that this daemon made: it tells it from those of other daemons. */
 export function linkAlias({ runDir }: Pick<BackendContext, 'runDir'>): string {
@@ -41,7 +41,7 @@ export async function findLeft(
  *   to a remote is wanted.
  */
 export async function removeLeft(
-  context: Pick<BackendContext, 'config' | 'runDir'>,
+  context: Pick<BackendContext, 'config' | 'runDir' | 'log'>,
   kept: readonly string[] | undefined,
 ): Promise<void> {
   try {
@@ -50,7 +50,7 @@ export async function removeLeft(
       ...(kept === undefined ? routes.map(({ remove }) => remove) : []),
       ...links.filter(name => kept?.includes(name) !== true).map(deletionOf),
     ])
-    if (kept === undefined) await removeVerification(context)
+    if (kept === undefined) await endVerification(context)
   } catch (cause) {
     throw new BackendError('ERR_DEVICE', (cause as Error).message, { cause })
   }

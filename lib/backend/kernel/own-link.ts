@@ -1,4 +1,5 @@
-import type { Link } from '../../linux/iproute.js'
+import { type Link, batch } from '../../linux/iproute.js'
+import { hasIpv6 } from '../../linux/sysctl.js'
 import {
   ADDRESS_BITS,
   type Family,
@@ -18,6 +19,15 @@ export interface OwnLink {
   readonly addresses: readonly { readonly family: Family; readonly address: string }[]
   /** Addresses within are those of an earlier subnet of ours. */
   readonly networks: readonly Prefix[]
+}
+
+/** The kernel's router solicitations on a device that leads to no router are noise. */
+export const NO_LINK_LOCAL = 'addrgenmode none'
+
+/** Runs lines that set up a link. What is said of IPv6 is no matter on a kernel without it. */
+export async function setUpLink(lines: readonly string[]): Promise<void> {
+  const isOfIpv6 = (line: string): boolean => line.endsWith(NO_LINK_LOCAL)
+  await batch(hasIpv6() ? lines : lines.filter(line => !isOfIpv6(line)))
 }
 
 /** Lines of ip(8) that make a link that is there what it is to be; none when it is. */

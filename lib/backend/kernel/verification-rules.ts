@@ -12,15 +12,19 @@ import {
   type Address,
   type Family,
   type Prefix,
+  containsPrefix,
   formatAddress,
   formatPrefix,
+  prefixSize,
 } from '../../subnet/prefix.js'
 
 /** Where the parts of an inner packet are, in bits of the outer transport header. */
 export interface Encapsulation {
   /** Outer and inner family. */
   readonly family: Family
-  /** What is one of ours. */
+  /** The port that it comes to. */
+  readonly port: number
+  /** What of that is ours. */
   readonly match: string
   /** EtherType of the inner frame, if there is a frame. */
   readonly etherType: number | undefined
@@ -40,7 +44,8 @@ export function vxlanEncapsulation(
   const frame = UDP_BITS + VXLAN_BITS
   return {
     family,
-    match: `meta nfproto ipv${family} udp dport ${port} @th,${UDP_BITS + 32},24 ${vni}`,
+    port,
+    match: `@th,${UDP_BITS + 32},24 ${vni}`,
     etherType: frame + 96,
     header: frame + ETHERNET_BITS,
   }
@@ -56,14 +61,11 @@ const SADDR = { 4: 'ip saddr', 6: 'ip6 saddr' } as const
 
 /** Why a packet is dropped: names of counters, and of the sets of those who sent it. */
 export const BLAMED = ['unknownSender', 'wrongSource', 'wrongDestination'] as const
-export const COUNTERS = ['notIp', ...BLAMED, 'reversePath'] as const
+export const COUNTERS = ['notIp', 'fragment', ...BLAMED, 'reversePath'] as const
 
 /** Offenders that are remembered of each reason and family, for so long. */
 const MOST_OFFENDERS = 64
 const OFFENDER_TIMEOUT = '1h'
-
-/** More elements for one remote are left out: its subnet is far larger than the others. */
-const MOST_ELEMENTS = 4096
 
 export interface VerifiedFamily {
   readonly encapsulation: Encapsulation
@@ -89,22 +91,34 @@ export interface Sender {
 /** Elements by name of their set. */
 export type Elements = ReadonlyMap<string, ReadonlySet<string>>
 
-/** Sets are looked up by whole bytes: fewer lengths have more elements. */
-function keyBits({ length }: Prefix): number {
-  return Math.ceil(length / 8) * 8
+/** What is to be in the sets, and what kinds of sets they are. */
+export interface Membership {
+  readonly elements: Elements
+  /** Families whose inner sources are ranges. */
+  readonly ranged: ReadonlySet<Family>
 }
 
-/** What is to be in the sets, so that these senders are let in. */
-export function elementsOf(
-  { families, mode }: Pick<VerificationRules, 'families' | 'mode'>,
+/**
+ * A set whose keys are all of one length in whole bytes is a hash set, which is
+ * quick to change; any other holds ranges of addresses.
+ */
+export function membershipOf(
+  { families, mode, direct }: VerificationRules,
   senders: readonly Sender[],
-): Elements {
+): Membership {
   const elements = new Map<string, Set<string>>()
+  const ranged = new Set<Family>()
   for (const { encapsulation, subnet: own } of families) {
     const { family } = encapsulation
     const [pairs, known] = [new Set<string>(), new Set<string>()]
     elements.set(`pairs${family}`, pairs)
     elements.set(`senders${family}`, known)
+    const isRanged =
+      own.length % 8 !== 0 ||
+      senders.some(({ subnets }) =>
+        subnets.some(each => each.family === family && each.length !== own.length),
+      )
+    if (isRanged) ranged.add(family)
     for (const { addresses, subnets } of senders) {
       const outer = addresses
         .filter(address => address.family === family)
@@ -112,23 +126,51 @@ export function elementsOf(
       for (const address of outer) known.add(address)
       for (const subnet of subnets) {
         if (subnet.family !== family) continue
-        for (const inner of innerKeys(subnet, keyBits(own)))
-          if (mode === 'inner') pairs.add(inner)
-          else for (const address of outer) pairs.add(`${address} . ${inner}`)
+        const inner = isRanged ? rangeOf(subnet) : keyOf(subnet)
+        if (mode === 'inner') pairs.add(inner)
+        else for (const address of outer) pairs.add(`${address} . ${inner}`)
       }
     }
   }
-  return elements
+  for (const { family } of direct?.networks ?? []) {
+    const leased = senders.flatMap(({ subnets }) =>
+      subnets.filter(each => each.family === family),
+    )
+    elements.set(`leased${family}`, new Set(outermost(leased).map(formatPrefix)))
+  }
+  return { elements, ranged }
 }
 
-/** The first `bits` of every address of a subnet. A smaller one counts for all that share them. */
-function innerKeys({ family, network, length }: Prefix, bits: number): string[] {
-  const count = 2 ** Math.max(0, bits - length)
-  if (count > MOST_ELEMENTS) return []
-  const first = network >> BigInt(ADDRESS_BITS[family] - bits)
-  return Array.from(
-    { length: count },
-    (_, index) => `0x${(first + BigInt(index)).toString(16)}`,
+/** The bits of a subnet that all its addresses share. */
+function keyOf({ family, network, length }: Prefix): string {
+  return hex(network >> BigInt(ADDRESS_BITS[family] - length))
+}
+
+function rangeOf(subnet: Prefix): string {
+  return `${hex(subnet.network)}-${hex(subnet.network + prefixSize(subnet) - 1n)}`
+}
+
+function hex(value: bigint): string {
+  return `0x${value.toString(16)}`
+}
+
+/** Without those that lie in another: intervals of a set must not overlap. */
+function outermost(prefixes: readonly Prefix[]): Prefix[] {
+  const ordered = prefixes.toSorted((a, b) =>
+    a.network === b.network ? a.length - b.length : a.network < b.network ? -1 : 1,
+  )
+  const found: Prefix[] = []
+  for (const prefix of ordered) {
+    const last = found.at(-1)
+    if (last === undefined || !containsPrefix(last, prefix)) found.push(prefix)
+  }
+  return found
+}
+
+/** Whether the sets of one membership can become those of another. */
+export function isSameKind(a: Membership, b: Membership): boolean {
+  return (
+    a.ranged.size === b.ranged.size && [...a.ranged].every(each => b.ranged.has(each))
   )
 }
 
@@ -139,10 +181,11 @@ export function linesBetween(table: string, before: Elements, after: Elements): 
     const there = before.get(name) ?? new Set()
     const added = [...wanted].filter(element => !there.has(element))
     const removed = [...there].filter(element => !wanted.has(element))
-    if (added.length > 0)
-      lines.push(`add element inet ${table} ${name} { ${added.join(', ')} }`)
+    // In this order: what comes may overlap what goes.
     if (removed.length > 0)
       lines.push(`delete element inet ${table} ${name} { ${removed.join(', ')} }`)
+    if (added.length > 0)
+      lines.push(`add element inet ${table} ${name} { ${added.join(', ')} }`)
   }
   return lines
 }
@@ -151,7 +194,7 @@ export function linesBetween(table: string, before: Elements, after: Elements): 
 export function linesOfTable(
   table: string,
   { families, mode, direct }: VerificationRules,
-  elements: Elements,
+  { elements, ranged }: Membership,
   counted: ReadonlyMap<string, Counter>,
 ): string[] {
   const counters = COUNTERS.map(name => {
@@ -163,19 +206,31 @@ export function linesOfTable(
     `delete table inet ${table}`,
     `table inet ${table} {`,
     ...counters,
-    ...families.flatMap(each => linesOfFamily(each, mode, elements)),
+    ...families.flatMap(each =>
+      linesOfFamily(each, mode, elements, ranged.has(each.encapsulation.family)),
+    ),
     ...(families.length === 0
       ? []
       : [
           'chain input {',
           'type filter hook input priority filter - 10; policy accept;',
-          ...families.map(
-            ({ encapsulation: { match, family } }) => `${match} goto verify${family}`,
-          ),
+          ...families.flatMap(({ encapsulation }) => linesOfInput(encapsulation)),
           '}',
         ]),
-    ...(direct === undefined ? [] : linesOfDirect(direct)),
+    ...(direct === undefined ? [] : linesOfDirect(direct, elements)),
     '}',
+  ]
+}
+
+/**
+ * IPv6 comes to this hook before its fragments are put together: the VNI of one
+ * cannot be read, and no VXLAN device of ours sends such (the MTU sees to that).
+ */
+function linesOfInput({ family, port, match }: Encapsulation): string[] {
+  const fragment = `exthdr frag exists udp dport ${port} counter name fragment drop`
+  return [
+    ...(family === 6 ? [fragment] : []),
+    `meta nfproto ipv${family} udp dport ${port} ${match} goto verify${family}`,
   ]
 }
 
@@ -183,18 +238,22 @@ function linesOfFamily(
   { encapsulation, subnet }: VerifiedFamily,
   mode: VerificationRules['mode'],
   elements: Elements,
+  isRanged: boolean,
 ): string[] {
   const { family, etherType, header } = encapsulation
   const bits = ADDRESS_BITS[family]
   const outer = SADDR[family]
   const inner = (length: number): string => `@th,${header + SOURCE[family]},${length}`
   const destination = `@th,${header + DESTINATION[family]},${subnet.length}`
-  const own = `0x${(subnet.network >> BigInt(bits - subnet.length)).toString(16)}`
-  const key = inner(keyBits(subnet))
+  const key = inner(isRanged ? bits : subnet.length)
   const pair = mode === 'strict' ? `${outer} . ${key}` : key
   return [
-    ...setOf(`pairs${family}`, `typeof ${pair}`, elements),
-    ...setOf(`senders${family}`, `type ipv${family}_addr`, elements),
+    ...setOf(
+      `pairs${family}`,
+      `typeof ${pair};${isRanged ? ' flags interval;' : ''}`,
+      elements,
+    ),
+    ...setOf(`senders${family}`, `type ipv${family}_addr;`, elements),
     ...BLAMED.flatMap(reason => [
       `set ${reason}${family} {`,
       `typeof ${outer} . ${inner(bits)}; size ${MOST_OFFENDERS}; flags dynamic, timeout; timeout ${OFFENDER_TIMEOUT}; counter;`,
@@ -209,7 +268,7 @@ function linesOfFamily(
     ...(etherType === undefined
       ? []
       : [`@th,${etherType},16 != ${ETHER_TYPE[family]} counter name notIp drop`]),
-    `${destination} != ${own} goto wrongDestination${family}`,
+    `${destination} != ${keyOf(subnet)} goto wrongDestination${family}`,
     `${pair} @pairs${family} return`,
     // One that is too short for a rule is not matched by it, and ends here.
     `${outer} @senders${family} goto wrongSource${family}`,
@@ -222,24 +281,32 @@ function setOf(name: string, type: string, elements: Elements): string[] {
   const there = [...(elements.get(name) ?? [])]
   return [
     `set ${name} {`,
-    `${type};`,
+    type,
     ...(there.length > 0 ? [`elements = { ${there.join(', ')} };`] : []),
     '}',
   ]
 }
 
-/** What comes by the underlay must be of a host that is reached by it. */
-function linesOfDirect({
-  device,
-  networks,
-}: NonNullable<VerificationRules['direct']>): string[] {
+/** What comes by the underlay must be of a subnet that is leased, and reached by the underlay. */
+function linesOfDirect(
+  { device, networks }: NonNullable<VerificationRules['direct']>,
+  elements: Elements,
+): string[] {
+  const families = networks.map(({ family }) => family)
   return [
+    ...families.flatMap(family =>
+      setOf(`leased${family}`, `type ipv${family}_addr; flags interval;`, elements),
+    ),
     'chain prerouting {',
     'type filter hook prerouting priority raw; policy accept;',
-    ...networks.map(
-      network =>
-        `iifname "${device}" ${SADDR[network.family]} ${formatPrefix(network)} fib saddr . iif oif missing counter name reversePath drop`,
-    ),
+    ...networks.flatMap(network => {
+      const { family } = network
+      const from = `iifname "${device}" ${SADDR[family]} ${formatPrefix(network)}`
+      return [
+        `${from} ${SADDR[family]} != @leased${family} counter name wrongSource drop`,
+        `${from} fib saddr . iif oif missing counter name reversePath drop`,
+      ]
+    }),
     '}',
   ]
 }

@@ -5,6 +5,7 @@ import {
   listCounters,
   listSet,
   listTable,
+  isNftMissing,
   listTables,
   type NftTable,
   runNft,
@@ -19,12 +20,13 @@ import { prefixesOf } from '../../subnet/subnet-key.js'
 import { type BackendContext, type Remote, publicAddress } from '../backend.js'
 import {
   BLAMED,
-  type Elements,
+  type Membership,
   type Sender,
   type VerificationRules,
-  elementsOf,
+  isSameKind,
   linesBetween,
   linesOfTable,
+  membershipOf,
 } from './verification-rules.js'
 
 /** Looks at the rules come that often; at the sets, which may be long, now and then. */
@@ -41,7 +43,10 @@ export async function hasVerification(
   context: Pick<BackendContext, 'runDir'>,
 ): Promise<boolean> {
   const { family, name } = verificationTable(context)
-  const tables = await listTables().catch(() => [])
+  const tables = await listTables().catch((error: unknown) => {
+    if (isNftMissing(error)) return []
+    throw error
+  })
   return tables.some(table => table.family === family && table.name === name)
 }
 
@@ -52,13 +57,27 @@ export async function removeVerification(
     await runNft(linesToRemove(verificationTable(context)))
 }
 
+/** Takes away what an earlier run has left, if that can be done: the daemon goes on without. */
+export async function endVerification(
+  context: Pick<BackendContext, 'runDir' | 'log'>,
+): Promise<void> {
+  try {
+    await removeVerification(context)
+  } catch (error) {
+    context.log.warn(
+      { reason: (error as Error).message },
+      'cannot look for rules of an earlier run in nftables',
+    )
+  }
+}
+
 /** Lets the kernel take packets of the overlay only from hosts that lease their source. */
 export class Verification {
   readonly #context: BackendContext
   readonly #rules: VerificationRules
   readonly #table: NftTable
   #senders: readonly Sender[] | undefined
-  #elements: Elements = new Map()
+  #members: Membership = { elements: new Map(), ranged: new Set() }
   /** How nft(8) prints our rules, since each version has its own way. */
   #learnt: string | undefined
   #looks = 0
@@ -98,10 +117,9 @@ export class Verification {
 
   async remove(): Promise<void> {
     this.#senders = undefined
-    await this.#inTurn(async () => {
-      await removeVerification(this.#context)
-      this.#learnt = undefined
-    })
+    await this.#busy
+    this.#learnt = undefined
+    await endVerification(this.#context)
   }
 
   async #inTurn(act: () => Promise<void>): Promise<void> {
@@ -127,24 +145,25 @@ export class Verification {
 
   async #ensure(): Promise<void> {
     if (this.#senders === undefined) return
-    const wanted = elementsOf(this.#rules, this.#senders)
-    if (this.#learnt === undefined) {
+    const wanted = membershipOf(this.#rules, this.#senders)
+    if (this.#learnt === undefined || !isSameKind(this.#members, wanted)) {
       await this.#make(wanted)
       return
     }
+    const { elements } = this.#members
     try {
-      await runNft(linesBetween(this.#table.name, this.#elements, wanted))
-      this.#elements = wanted
+      await runNft(linesBetween(this.#table.name, elements, wanted.elements))
+      this.#members = wanted
     } catch {
       // Somebody has changed the table.
       await this.#make(wanted)
     }
   }
 
-  async #make(elements: Elements): Promise<void> {
+  async #make(members: Membership): Promise<void> {
     const counted = await listCounters(this.#table)
-    await runNft(linesOfTable(this.#table.name, this.#rules, elements, counted))
-    this.#elements = elements
+    await runNft(linesOfTable(this.#table.name, this.#rules, members, counted))
+    this.#members = members
     this.#learnt = await listTable(this.#table, true)
   }
 
@@ -161,12 +180,12 @@ export class Verification {
         { table: this.#table.name },
         'the rules that verify sources were changed; put back',
       )
-    await this.#make(elementsOf(this.#rules, this.#senders))
+    await this.#make(membershipOf(this.#rules, this.#senders))
   }
 
   /** By their number: who takes one away seldom puts another there. */
   async #hasElements(): Promise<boolean> {
-    for (const [name, wanted] of this.#elements) {
+    for (const [name, wanted] of this.#members.elements) {
       const there = await listSet(this.#table, name)
       if (there.length !== wanted.size) return false
     }
@@ -176,6 +195,15 @@ export class Verification {
   /** What was dropped, and who sent it, for the status; undefined where nothing can be. */
   async describe(): Promise<Record<string, unknown> | undefined> {
     if (this.#failure !== undefined) return undefined
+    try {
+      return await this.#read()
+    } catch {
+      // The next look finds out why; the rest of the status is worth having.
+      return undefined
+    }
+  }
+
+  async #read(): Promise<Record<string, unknown>> {
     const counters = await listCounters(this.#table)
     const drops = Object.fromEntries(
       Array.from(counters, ([name, { packets }]) => [name, packets] as const).filter(
@@ -217,9 +245,17 @@ function readOffender(reason: string, element: unknown): Record<string, unknown>
   if (data === undefined) return []
   const { val, counter } = data.elem
   const [outer, inner] = val.concat
-  const { family } = parseAddress(outer)
-  const value = BigInt(inner)
-  return [
-    { reason, outer, inner: formatAddress({ family, value }), count: counter.packets },
-  ]
+  return [{ reason, outer, inner: readInner(outer, inner), count: counter.packets }]
+}
+
+/** null for a number that JSON has spoilt: an IPv6 address below 2^64 may be negative or inexact. */
+function readInner(outer: string, inner: number | string): string | null {
+  if (typeof inner === 'number' && (!Number.isSafeInteger(inner) || inner < 0))
+    return null
+  try {
+    const { family } = parseAddress(outer)
+    return formatAddress({ family, value: BigInt(inner) })
+  } catch {
+    return null
+  }
 }

@@ -1,7 +1,7 @@
 import type { Link } from '../../linux/iproute.js'
 import type { Family, Prefix } from '../../subnet/prefix.js'
 import { BackendError } from '../errors.js'
-import { type OwnLink, lineToAdd, linesToMend } from './own-link.js'
+import { NO_LINK_LOCAL, type OwnLink, lineToAdd, linesToMend } from './own-link.js'
 
 /** A VXLAN device as it is to be. */
 export interface VtepDevice extends OwnLink {
@@ -32,7 +32,8 @@ function creationOf(device: VtepDevice): string[] {
   const { name, vni, link, local, port, learning, gbp, mac, mtu } = device
   return [
     `link add ${name} address ${mac} type vxlan id ${vni} dev ${link} local ${local} dstport ${port} ${learning ? 'learning' : 'nolearning'}${gbp ? ' gbp' : ''}`,
-    `link set dev ${name} alias ${device.alias} addrgenmode none`,
+    `link set dev ${name} alias ${device.alias}`,
+    `link set dev ${name} ${NO_LINK_LOCAL}`,
     `link set dev ${name} mtu ${mtu} up`,
     ...device.addresses.map(address => lineToAdd(name, address)),
   ]

@@ -1,4 +1,4 @@
-import { batch, listLinks } from '../../linux/iproute.js'
+import { listLinks } from '../../linux/iproute.js'
 import { readSysctl, writeSysctl } from '../../linux/sysctl.js'
 import { baseAddress, formatAddress, formatPrefix } from '../../subnet/prefix.js'
 import { prefixesOf } from '../../subnet/subnet-key.js'
@@ -6,7 +6,12 @@ import { findNetworkRoutes } from '../kernel/found.js'
 import type { Kept } from '../kernel/keeper.js'
 import { networksOf } from '../kernel/left.js'
 import { type KernelObject, RouteToDevice } from '../kernel/objects.js'
-import { type OwnLink, linesToMend } from '../kernel/own-link.js'
+import {
+  NO_LINK_LOCAL,
+  type OwnLink,
+  linesToMend,
+  setUpLink,
+} from '../kernel/own-link.js'
 import type { UdpContext } from '../udp.js'
 
 /** The TUN device of the packet path, as the kernel is to have it, and the route into it. */
@@ -19,6 +24,10 @@ export class TunDevice implements Kept {
   constructor(context: UdpContext, name: () => string) {
     this.#context = context
     this.#name = name
+  }
+
+  get devices(): readonly string[] {
+    return [this.#name()]
   }
 
   get #wanted(): OwnLink {
@@ -40,9 +49,8 @@ export class TunDevice implements Kept {
     if (link === undefined) return []
     const isMended = await this.#acceptLocal()
     const lines = linesToMend(wanted, link)
-    // No router solicitations of the kernel's on a device that leads to no router.
-    const first = link.up ? [] : [`link set dev ${wanted.name} addrgenmode none`]
-    await batch(lines.length > 0 ? [...first, ...lines] : [])
+    const first = link.up ? [] : [`link set dev ${wanted.name} ${NO_LINK_LOCAL}`]
+    await setUpLink(lines.length > 0 ? [...first, ...lines] : [])
     return lines.length > 0 || isMended ? [wanted.name] : []
   }
 

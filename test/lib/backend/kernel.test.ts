@@ -205,7 +205,8 @@ function address(local: string, prefixLength: number): Link['addresses'][number]
 t.test('a device is mended where it can be, and else made anew', t => {
   const create = [
     'link add flannel.1 address 02:00:00:00:00:01 type vxlan id 1 dev eth0 local 192.0.2.1 dstport 8472 nolearning',
-    'link set dev flannel.1 alias flanneld:net addrgenmode none',
+    'link set dev flannel.1 alias flanneld:net',
+    'link set dev flannel.1 addrgenmode none',
     'link set dev flannel.1 mtu 1450 up',
     'address add 10.5.1.0/32 dev flannel.1',
   ]

@@ -4,7 +4,8 @@ import {
   isAnyPresent,
   linesToEnsure,
   linesToRelease,
-  nftChains,
+  nftForwardChain,
+  nftMasqueradeChain,
   printedRules,
 } from '../../../lib/backend/nft-firewall-rules.js'
 import { parsePrefix } from '../../../lib/subnet/prefix.js'
@@ -13,12 +14,10 @@ const FAMILY = {
   network: parsePrefix('10.5.0.0/16'),
   subnet: parsePrefix('10.5.72.0/24'),
 }
-const ALL = { forward: true, masquerade: true, randomFully: true }
-const own = nftChains(FAMILY, ALL)
-const others = nftChains(
-  { network: parsePrefix('10.6.0.0/16'), subnet: parsePrefix('10.6.1.0/24') },
-  ALL,
-)
+const OTHER = { network: parsePrefix('10.6.0.0/16'), subnet: parsePrefix('10.6.1.0/24') }
+const own = nftMasqueradeChain(FAMILY, true)
+const others = nftMasqueradeChain(OTHER, true)
+const { header, head = '', rules } = own.chain
 
 /** A table as nft(8) prints it. */
 function listed(postrtg: readonly string[], forward: readonly string[]): string {
@@ -37,42 +36,29 @@ function listed(postrtg: readonly string[], forward: readonly string[]): string 
   ].join('\n')
 }
 
-const linesOf = ({ chains }: typeof own, name: string): string[] => {
-  const chain = chains.find(each => each.name === name)
-  return [...(chain?.rules ?? [])]
-}
-const HEADER = own.chains.map(({ header }) => header)
-const HEAD = own.chains[0]?.head ?? ''
+const forward = nftForwardChain(OTHER)
 const right = listed(
-  [...HEADER[0]!, HEAD, ...linesOf(own, 'postrtg'), ...linesOf(others, 'postrtg')],
-  [...HEADER[1]!, ...linesOf(own, 'forward'), ...linesOf(others, 'forward')],
+  [...header, head, ...rules, ...others.chain.rules],
+  [...forward.chain.header, ...forward.chain.rules],
 )
 
 t.test('rules are known by what they name, in order, behind the mark', t => {
-  t.equal(
-    printedRules(right, own),
-    [
-      ...HEADER[0]!,
-      ...linesOf(own, 'postrtg'),
-      ...HEADER[1]!,
-      ...linesOf(own, 'forward'),
-    ].join('\n'),
-  )
+  t.equal(printedRules(right, own), [...header, ...rules].join('\n'))
   t.equal(printedRules('', own), undefined)
-  t.equal(printedRules(right.replace(`\t\t${HEAD}\n`, ''), own), undefined, 'no mark')
-  const [first = ''] = linesOf(own, 'postrtg')
+  t.equal(printedRules(right.replace(`\t\t${head}\n`, ''), own), undefined, 'no mark')
+  const [first = ''] = rules
   t.equal(
     printedRules(right.replace(first, `${first}\n\t\tip saddr 10.9.0.1 accept`), own),
     undefined,
     'somebody in between',
   )
   t.equal(
-    printedRules(right.replace(HEAD, 'mark and 0x4000 == 0x4000 return'), own),
+    printedRules(right.replace(head, 'mark and 0x4000 == 0x4000 return'), own),
     printedRules(right, own),
     'in the words of another version',
   )
   t.not(
-    printedRules(right.replace('accept', 'drop'), own),
+    printedRules(right.replace('masquerade', 'accept'), own),
     printedRules(right, own),
     'changed',
   )
@@ -84,42 +70,46 @@ t.test('ours are written before those of others, in one step', t => {
 
   const start = lines.indexOf('chain postrtg {')
   t.strictSame(lines.slice(start + 1, lines.indexOf('}', start)), [
-    ...HEADER[0]!,
-    HEAD,
-    ...linesOf(own, 'postrtg'),
-    ...linesOf(others, 'postrtg'),
+    ...header,
+    head,
+    ...rules,
+    ...others.chain.rules,
   ])
   t.end()
 })
 
-t.test('ours go, and the table with the last', t => {
+t.test('ours go, and the chain and the table with the last', t => {
   t.ok(isAnyPresent(right, own))
   const text = linesToRelease(right, own).join('\n')
   t.notMatch(text, '10.5.')
-  t.match(text, 'ip saddr 10.6.0.0/16 accept')
-  t.match(text, HEAD)
-  const alone = listed([...HEADER[0]!, HEAD, ...linesOf(own, 'postrtg')], [])
+  t.match(text, 'ip saddr 10.6.1.0/24 ip daddr 10.6.0.0/16 return')
+  t.match(text, head)
+
+  const beside = listed([...header, head, ...rules], [...forward.chain.header, 'accept'])
+  t.strictSame(linesToRelease(beside, own), [
+    'table ip flannel-ipv4 {}',
+    'add chain ip flannel-ipv4 postrtg',
+    'flush chain ip flannel-ipv4 postrtg',
+    'delete chain ip flannel-ipv4 postrtg',
+  ])
+  const alone = `table ip flannel-ipv4 {\n\tchain postrtg {\n\t\t${head}\n\t}\n}\n`
+  t.ok(isAnyPresent(alone, own))
   t.strictSame(linesToRelease(alone, own), ['delete table ip flannel-ipv4'])
+  const foreign = 'table ip flannel-ipv4 {\n\tchain mine {\n\t\taccept\n\t}\n}\n'
+  t.notOk(isAnyPresent(foreign, own))
+  t.strictSame(linesToRelease(foreign, own), [])
   t.end()
 })
 
-t.test('IPv6 has its own words; what is not asked for is not there', t => {
+t.test('IPv6 has its own words', t => {
   const family = {
     network: parsePrefix('fd00:5::/48'),
     subnet: parsePrefix('fd00:5:0:1::/64'),
   }
-  const { table, chains } = nftChains(family, {
-    ...ALL,
-    forward: false,
-    randomFully: false,
-  })
+  const { table, chain } = nftMasqueradeChain(family, false)
 
   t.strictSame(table, { family: 'ip6', name: 'flannel-ipv6' })
-  t.strictSame(
-    chains.map(({ name }) => name),
-    ['postrtg'],
-  )
-  t.strictSame(chains[0]?.rules, [
+  t.strictSame(chain.rules, [
     'ip6 saddr fd00:5:0:1::/64 ip6 daddr fd00:5::/48 return',
     'ip6 saddr fd00:5::/48 ip6 daddr fd00:5:0:1::/64 return',
     'ip6 saddr != fd00:5::/48 ip6 daddr fd00:5:0:1::/64 return',
