@@ -2,7 +2,7 @@ import type { Backend, Remote } from '../../lib/backend/backend.js'
 import { RemoteSelector } from '../../lib/backend/remotes.js'
 import type { Host, Tenure } from '../../lib/subnet/host-lease.js'
 import { TenureEnd } from '../../lib/subnet/tenure-end.js'
-import { runAll } from '../../lib/subnet/loops.js'
+import { runAll, untilAborted } from '../../lib/subnet/loops.js'
 import { formatPrefix } from '../../lib/subnet/prefix.js'
 import { type Subnet, formatSubnet, sameSubnet } from '../../lib/subnet/subnet-key.js'
 import { formatHolder } from '../../lib/subnet/subnet-record.js'
@@ -231,17 +231,4 @@ function describeCache({ configText, holder, tenure }: Serving): LeaseCache {
     holder: formatHolder(holder),
     ...view.memory(),
   }
-}
-
-async function untilAborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return
-  await new Promise<void>(resolve => {
-    signal.addEventListener(
-      'abort',
-      () => {
-        resolve()
-      },
-      { once: true },
-    )
-  })
 }

@@ -1,3 +1,4 @@
+import { untilAborted } from '../subnet/loops.js'
 import type { Backend, BackendContext, BackendPlan } from './backend.js'
 import { OVERHEAD } from './mtu.js'
 import { endLeft } from './left.js'
@@ -38,12 +39,7 @@ class AllocBackend implements Backend {
   }
 
   async run(signal: AbortSignal): Promise<void> {
-    if (signal.aborted) return
-    await new Promise<void>(resolve => {
-      signal.addEventListener('abort', () => {
-        resolve()
-      })
-    })
+    await untilAborted(signal)
   }
 
   describe(): Promise<Record<string, unknown>> {

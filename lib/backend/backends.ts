@@ -2,6 +2,7 @@ import type { NetworkConfig } from '../subnet/network-config.js'
 import type { BackendContext, BackendPlan } from './backend.js'
 import { planAlloc } from './alloc.js'
 import { BackendError } from './errors.js'
+import { checkExtension, planExtension } from './extension.js'
 import { planHostGw } from './host-gw.js'
 import { checkUdp, planUdp } from './udp.js'
 import { checkVxlan, planVxlan } from './vxlan.js'
@@ -18,10 +19,11 @@ const TYPES: Readonly<Record<string, BackendType>> = {
   vxlan: { check: checkVxlan, plan: planVxlan },
   'host-gw': { check: () => undefined, plan: planHostGw },
   alloc: { check: () => undefined, plan: planAlloc },
+  extension: { check: checkExtension, plan: planExtension },
 }
 
 /** flannel's other types. */
-const MISSING = ['wireguard', 'ipip', 'ipsec', 'extension', 'tencent-vpc']
+const MISSING = ['wireguard', 'ipip', 'ipsec', 'tencent-vpc']
 
 /** Chooses the backend that the configuration names. Throws BackendError; changes nothing. */
 export function planBackend(context: BackendContext): BackendPlan {

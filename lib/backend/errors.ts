@@ -8,6 +8,7 @@ export type BackendErrorCode =
   | 'ERR_DEVICE' // a device, address or route could not be made: refuse to start, else retry
   | 'ERR_SOCKET' // the encapsulation socket could not be opened: refuse to start
   | 'ERR_FIREWALL' // rules could not be read or written: say so, retry at the next check
+  | 'ERR_COMMAND' // a command of the extension backend failed: refuse to start
   | 'ERR_PATH' // the packet path does not answer: start another
 
 export class BackendError extends Error {

@@ -16,6 +16,8 @@ export interface RunOptions {
   readonly maxOutput?: number
   /** Variables besides the path and the locale. */
   readonly environment?: Readonly<Record<string, string>>
+  /** Take what it writes to standard error for output too, as it comes. */
+  readonly isCombined?: boolean
 }
 
 /** The routes of a full Internet table are about 150 MB of JSON. */
@@ -59,6 +61,7 @@ export async function run(
     timeoutMs = 10_000,
     maxOutput = MAX_OUTPUT,
     environment = {},
+    isCombined = false,
   }: RunOptions = {},
 ): Promise<string> {
   const line = [program, ...args].join(' ')
@@ -102,10 +105,13 @@ export async function run(
       if (size > maxOutput) giveUp(`printed more than ${maxOutput} bytes`)
     }
     child.stdout.on('data', collect(stdout))
-    child.stderr.on('data', collect(stderr))
+    child.stderr.on('data', collect(isCombined ? stdout : stderr))
     child.on('close', (exitCode, signal) => {
       if (exitCode === 0) settle(0, undefined)
-      else settle(exitCode, explain(exitCode, signal, Buffer.concat(stderr).toString()))
+      else {
+        const said = Buffer.concat(isCombined ? stdout : stderr).toString()
+        settle(exitCode, explain(exitCode, signal, said))
+      }
     })
   })
 }

@@ -1,16 +1,31 @@
+const VARIABLE = /^\$(?:\{(\w+)\}|(\w+))/
+
 /**
  * Splits a command line into words as a shell does: blanks separate, single and
- * double quotes and backslashes keep together. Nothing is expanded, and nothing
- * that only a shell could do is taken. Throws SyntaxError.
+ * double quotes and backslashes keep together. Nothing that only a shell could do
+ * is taken. Throws SyntaxError.
+ *
+ * @param variables that $NAME and ${NAME} stand for, outside single quotes; what
+ *   they hold is never split. Without any, nothing is expanded.
  */
-export function splitWords(text: string): string[] {
+export function splitWords(
+  text: string,
+  variables?: Readonly<Record<string, string>>,
+): string[] {
   const words: string[] = []
   let word: string | undefined
   let quote: string | undefined
   for (let index = 0; index < text.length; index++) {
     const letter = text.charAt(index)
     const next = text.charAt(index + 1)
-    if (quote !== undefined) {
+    const [reference, long, short] =
+      variables === undefined || letter !== '$' || quote === "'"
+        ? []
+        : (VARIABLE.exec(text.slice(index)) ?? [])
+    if (reference !== undefined) {
+      word = `${word ?? ''}${variables?.[long ?? short ?? ''] ?? ''}`
+      index += reference.length - 1
+    } else if (quote !== undefined) {
       if (letter === quote) quote = undefined
       else if (letter === '\\' && quote === '"' && /["\\$`]/.test(next)) {
         word = `${word ?? ''}${next}`

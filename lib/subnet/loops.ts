@@ -17,3 +17,17 @@ export async function runAll(signal: AbortSignal, loops: readonly Loop[]): Promi
   )
   if (failure.signal.aborted) throw failure.signal.reason
 }
+
+/** For a part that has nothing to do but to be there. */
+export async function untilAborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return
+  await new Promise<void>(resolve => {
+    signal.addEventListener(
+      'abort',
+      () => {
+        resolve()
+      },
+      { once: true },
+    )
+  })
+}

@@ -229,12 +229,12 @@ await inOwnNetwork(t, import.meta.url, async () => {
       {
         name: 'a type of flannel',
         config: network('10.5.0.0/16', { Type: 'wireguard' }),
-        says: /backend type wireguard is not supported by this build; set Backend\.Type to udp, vxlan, host-gw or alloc/,
+        says: /backend type wireguard is not supported by this build; set Backend\.Type to udp, vxlan, host-gw, alloc or extension/,
       },
       {
         name: 'a type of nobody',
         config: network('10.5.0.0/16', { Type: 'gre' }),
-        says: /unknown backend type: gre; set Backend\.Type to udp, vxlan, host-gw or alloc/,
+        says: /unknown backend type: gre; set Backend\.Type to udp, vxlan, host-gw, alloc or extension/,
       },
     ])
   })

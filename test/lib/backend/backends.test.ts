@@ -72,10 +72,10 @@ t.test('a lease of udp and alloc names no type, as flannel has it', t => {
 })
 
 t.test("flannel's other types are refused by name, with what there is", t => {
-  for (const type of ['wireguard', 'ipip', 'ipsec', 'extension', 'tencent-vpc']) {
+  for (const type of ['wireguard', 'ipip', 'ipsec', 'tencent-vpc']) {
     t.equal(
       refusal(t, { Backend: { Type: type } }, 'ERR_BACKEND_UNSUPPORTED'),
-      `backend type ${type} is not supported by this build; set Backend.Type to udp, vxlan, host-gw or alloc`,
+      `backend type ${type} is not supported by this build; set Backend.Type to udp, vxlan, host-gw, alloc or extension`,
     )
   }
   t.end()
@@ -85,7 +85,7 @@ t.test('a type that nobody knows is refused by name, with what there is', t => {
   for (const type of ['gre', 'constructor', '__proto__', '']) {
     t.equal(
       refusal(t, { Backend: { Type: type } }, 'ERR_BACKEND_UNKNOWN'),
-      `unknown backend type: ${type}; set Backend.Type to udp, vxlan, host-gw or alloc`,
+      `unknown backend type: ${type}; set Backend.Type to udp, vxlan, host-gw, alloc or extension`,
     )
   }
   t.end()
