@@ -15,7 +15,8 @@ const STRANGER = '192.0.2.77'
 const STRANGER6 = '2001:db8::77'
 const VNI = 1
 
-const pair = await openPair(t, 'verify', { ...DUAL, Backend: { Type: 'vxlan' } })
+const VXLAN = { ...DUAL, Backend: { Type: 'vxlan' } }
+const pair = await openPair(t, 'verify', VXLAN, { flags: ['--iptables-resync=1'] })
 const run = (line: string): Promise<string> => pair.inside(2, ...line.split(' '))
 await pair.inside(1, 'ip', 'address', 'add', `${STRANGER}/24`, 'dev', 'eth0')
 await pair.inside(1, 'ip', 'address', 'add', `${STRANGER6}/64`, 'dev', 'eth0', 'nodad')
