@@ -196,7 +196,9 @@ export class Firewall {
   async #choose(): Promise<Parts> {
     const { families } = this.#options
     const chosen = await Promise.all(families.map(each => partsOf(each, this.#options)))
-    const wanted = chosen.flat()
+    // One that stays goes on with what it has learnt.
+    const before = new Map(this.#parts?.wanted.map(part => [part.name, part]))
+    const wanted = chosen.flat().map(part => before.get(part.name) ?? part)
     const names = new Set(wanted.map(({ name }) => name))
     const all = await allParts(families)
     return { wanted, unwanted: all.filter(({ name }) => !names.has(name)) }

@@ -19,7 +19,7 @@ const GROUP = '224.0.0.99'
 const lab = await openTestLab(t, {
   name: 't-firewall',
   hosts: 2,
-  flags: ['--ip-masq', '--iptables-resync=1'],
+  flags: ['--ip-masq', '--iptables-resync=1', '--ip-blackhole-route'],
 })
 const [one, two] = [lab.host(1), lab.host(2)]
 const outside = new LabNode(underlayNamespace(lab.name))
@@ -156,6 +156,15 @@ t.test('iptables: the rules are those of flannel', async t => {
   await happens('they are there', async () => (await save('nat')) === masquerade(subnet))
   t.equal(await save('nat'), masquerade(subnet))
   t.equal(await save('filter'), FORWARD)
+})
+
+t.test('packets to addresses of the subnet that nobody has end here', async t => {
+  const route = `blackhole ${subnet} proto 76 metric 4278198272`
+  const list = (): Promise<string> =>
+    one.run(['ip', 'route', 'show', 'type', 'blackhole'])
+  t.match(await list(), route, 'from the start')
+  await one.run(['ip', 'route', 'delete', ...route.split(' ')])
+  await happens('it is put back', async () => (await list()).includes(route))
 })
 
 t.test('iptables: what they mean to packets', expectMeaning)
@@ -353,6 +362,8 @@ t.test('and back to iptables; cleanup leaves nothing', async t => {
   t.match(stdout, /removed our rules in iptables\S* filter FLANNEL-FWD/)
   t.equal(await save('nat'), '')
   t.notMatch(await save('filter'), /FLANNEL/)
+  t.match(stdout, /removed the blackhole route of the subnet/)
+  t.equal(await one.run(['ip', 'route', 'show', 'type', 'blackhole']), '')
 })
 
 t.test(
