@@ -11,18 +11,15 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { pino } from 'pino'
 import type { BackendContext, Remote } from '../lib/backend/backend.js'
 import { planBackend } from '../lib/backend/backends.js'
 import { vxlanEncapsulation } from '../lib/backend/kernel/verification-rules.js'
 import { Verification } from '../lib/backend/kernel/verification.js'
 import { batch, listRoutes } from '../lib/linux/iproute.js'
-import { bootTimeMs } from '../lib/linux/libc.js'
-import { systemClock } from '../lib/subnet/clock.js'
-import { parseNetworkConfig } from '../lib/subnet/network-config.js'
 import { parseAddress, parsePrefix } from '../lib/subnet/prefix.js'
 import { EtcdRegistry } from '../lib/subnet/etcd-registry.js'
 import { subnetFromPrefixes } from '../lib/subnet/subnet-key.js'
+import { backendContext } from '../test/helpers/backend-context.js'
 import { Daemon } from '../test/helpers/daemon.js'
 import { RealEtcd } from '../test/helpers/real-etcd.js'
 import { waitFor } from '../test/helpers/wait-for.js'
@@ -64,29 +61,8 @@ async function timed(act: () => Promise<unknown>): Promise<number> {
 }
 
 function contextOf(type: string, directory: string): BackendContext {
-  const config = parseNetworkConfig(
-    JSON.stringify({ Network: '10.0.0.0/8', Backend: { Type: type } }),
-  )
-  const own = parseAddress('172.16.0.1')
-  return {
-    config,
-    underlay: {
-      device: 'eth0',
-      index: 2,
-      mtu: 1500,
-      mac: undefined,
-      addresses: { 4: own },
-      publicAddresses: { 4: own },
-      notes: [],
-    },
-    stateDir: directory,
-    runDir: directory,
-    verify: 'strict',
-    udpQueues: 1,
-    resyncMs: 5000,
-    clock: systemClock(bootTimeMs),
-    log: pino({ level: 'silent' }),
-  }
+  const config = { Network: '10.0.0.0/8', Backend: { Type: type } }
+  return backendContext(config, directory, ['172.16.0.1'])
 }
 
 async function measure(type: string, directory: string): Promise<string[]> {

@@ -20,7 +20,7 @@ const EXPLAINED: Readonly<Record<string, string>> = {
   truncated: 'longer than a packet may be',
   unknownSender:
     'the outer address is of no host with a lease; if that host is behind NAT: --verify=inner, or SourceIPs in its record',
-  wrongSource: "the inner source is not of the sender's subnet",
+  wrongSource: "the source is not of the sender's subnet, or of none that is leased",
   wrongDestination: "the inner destination is not of this host's subnet",
   writeFailed: 'the kernel did not take it from us',
   foreignSource: "a container here sends from another host's subnet",

@@ -8,7 +8,7 @@ import { placesOf } from '../flanneld/places.js'
 import { EXIT, COMMON_FLAGS, defineCommand, printJson, refuseWords } from './command.js'
 import { type StatusFlags, askDaemon } from './daemon-status.js'
 import { withRegistry } from './etcd.js'
-import { inChunks } from './in-chunks.js'
+import { inChunks } from '../../lib/subnet/in-chunks.js'
 import { formatSeconds, formatTable } from './table.js'
 
 /** How many leases etcd is asked about at the same time. */

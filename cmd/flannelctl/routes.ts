@@ -10,7 +10,7 @@ import {
   refuseWords,
 } from './command.js'
 import { type DaemonStatus, askDaemon } from './daemon-status.js'
-import { inChunks } from './in-chunks.js'
+import { inChunks } from '../../lib/subnet/in-chunks.js'
 import { formatTable } from './table.js'
 
 /** Hosts of one cluster answer within milliseconds. */

@@ -1,7 +1,7 @@
 import { ensureBlackhole } from '../../lib/backend/blackhole.js'
 import { BackendError } from '../../lib/backend/errors.js'
 import type { FirewallFamily } from '../../lib/backend/firewall-rules.js'
-import { Firewall, REMOVED, removeRules } from '../../lib/backend/firewall.js'
+import { Firewall, removeRules } from '../../lib/backend/firewall.js'
 import { runAll } from '../../lib/subnet/loops.js'
 import type { NetworkConfig } from '../../lib/subnet/network-config.js'
 import { samePrefix } from '../../lib/subnet/prefix.js'
@@ -45,13 +45,6 @@ export async function startFirewall(
     if (!(error instanceof BackendError) || flags['ip-masq']) throw error
     log.error({ reason: error.message }, 'cannot install the forward rules; trying again')
     onTrouble(error.message)
-  }
-  try {
-    const removed = await firewall.removeOthers()
-    if (removed.length > 0) log.info({ rules: removed }, REMOVED)
-  } catch (error) {
-    if (!(error instanceof BackendError)) throw error
-    log.warn({ reason: error.message }, 'rules of ours may be left in another place')
   }
   if (flags['ip-blackhole-route']) await keepBlackholes(node.subnet)
   const reportBlackhole = (trouble: string | undefined): void => {

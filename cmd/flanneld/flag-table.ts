@@ -157,7 +157,7 @@ export const FLANNELD_FLAGS = {
   'iptables-resync': {
     type: 'integer',
     default: '5',
-    describe: 'seconds between two checks of the iptables rules',
+    describe: 'seconds between two checks of the rules of the firewall',
   },
   'ip-blackhole-route': {
     type: 'boolean',

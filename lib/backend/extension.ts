@@ -1,8 +1,14 @@
 import { CommandError, run } from '../linux/run.js'
 import { splitWords } from '../linux/words.js'
+import { inChunks } from '../subnet/in-chunks.js'
 import { untilAborted } from '../subnet/loops.js'
 import { type NetworkConfig, option } from '../subnet/network-config.js'
-import { FAMILIES, formatAddress, formatPrefix } from '../subnet/prefix.js'
+import {
+  type Address,
+  type Family,
+  formatAddress,
+  formatPrefix,
+} from '../subnet/prefix.js'
 import { type Subnet, formatSubnet, subnetPrefix } from '../subnet/subnet-key.js'
 import {
   type Backend,
@@ -73,19 +79,19 @@ function hostVariables(
   subnet: Subnet,
 ): Variables {
   const network = config.families.find(each => each.network.family === 4)
-  const [v4, v6] = FAMILIES.map(family => subnetPrefix(subnet, family))
   return {
     ...(network && { NETWORK: formatPrefix(network.network) }),
-    ...(v4 && { SUBNET: formatPrefix(v4) }),
-    ...(v6 && { IPV6SUBNET: formatPrefix(v6) }),
-    ...(publicAddresses[4] && { PUBLIC_IP: formatAddress(publicAddresses[4]) }),
-    ...(publicAddresses[6] && { PUBLIC_IPV6: formatAddress(publicAddresses[6]) }),
+    ...variablesOf(subnet, family => publicAddresses[family]),
   }
 }
 
-function remoteVariables(remote: Remote): Variables {
-  const [v4, v6] = FAMILIES.map(family => subnetPrefix(remote.subnet, family))
-  const [address4, address6] = FAMILIES.map(family => publicAddress(remote, family))
+/** What of a host is known, by flannel's names. */
+function variablesOf(
+  subnet: Subnet,
+  addressOf: (family: Family) => Address | undefined,
+): Variables {
+  const [v4, v6] = [subnetPrefix(subnet, 4), subnetPrefix(subnet, 6)]
+  const [address4, address6] = [addressOf(4), addressOf(6)]
   return {
     ...(v4 && { SUBNET: formatPrefix(v4) }),
     ...(v6 && { IPV6SUBNET: formatPrefix(v6) }),
@@ -132,6 +138,15 @@ interface Told {
   readonly input: string
 }
 
+function tellOf(remote: Remote): Told {
+  const { backendData = '' } = remote.holder
+  const data = typeof backendData === 'string' ? backendData : JSON.stringify(backendData)
+  return {
+    variables: variablesOf(remote.subnet, family => publicAddress(remote, family)),
+    input: `${data}\n`,
+  }
+}
+
 class ExtensionBackend implements Backend {
   readonly device: string
   readonly note = undefined
@@ -159,14 +174,7 @@ class ExtensionBackend implements Backend {
   async apply(remotes: readonly Remote[]): Promise<void> {
     const wanted = new Map(
       remotes.map(remote => {
-        const { backendData } = remote.holder
-        const data =
-          typeof backendData === 'string'
-            ? backendData
-            : backendData === undefined
-              ? ''
-              : JSON.stringify(backendData)
-        const told = { variables: remoteVariables(remote), input: `${data}\n` }
+        const told = tellOf(remote)
         return [
           formatSubnet(remote.subnet),
           { told, text: JSON.stringify(told) },
@@ -179,14 +187,14 @@ class ExtensionBackend implements Backend {
     const news = [...wanted].filter(
       ([subnet, { text }]) => this.#told.get(subnet)?.text !== text,
     )
-    await inSlices(news, async ([subnet, entry]) => {
+    await inChunks(news, AT_ONCE, async ([subnet, entry]) => {
       if (await this.#tell('SubnetAddCommand', subnet, entry.told))
         this.#told.set(subnet, entry)
     })
   }
 
   async #remove(subnets: readonly string[]): Promise<void> {
-    await inSlices(subnets, async subnet => {
+    await inChunks(subnets, AT_ONCE, async subnet => {
       const entry = this.#told.get(subnet)
       if (entry === undefined) return
       await this.#tell('SubnetRemoveCommand', subnet, entry.told)
@@ -238,12 +246,4 @@ class ExtensionBackend implements Backend {
   async close(how: 'keep' | 'end'): Promise<void> {
     if (how === 'end') await this.#remove([...this.#told.keys()])
   }
-}
-
-async function inSlices<T>(
-  items: readonly T[],
-  act: (item: T) => Promise<void>,
-): Promise<void> {
-  for (let first = 0; first < items.length; first += AT_ONCE)
-    await Promise.all(items.slice(first, first + AT_ONCE).map(act))
 }

@@ -2,13 +2,13 @@ import type { Logger } from 'pino'
 import {
   type IptablesFamily,
   type IptablesVariant,
-  chooseVariant,
+  readKinds,
   restoreTable,
   saveTable,
   supportsRandomFully,
-  variantsInUse,
 } from '../linux/iptables.js'
 import { listTable, runNft } from '../linux/nft.js'
+import { isNotThere } from '../linux/run.js'
 import type { Clock } from '../subnet/clock.js'
 import { type Family, containsAddress, parseAddress } from '../subnet/prefix.js'
 import { BackendError } from './errors.js'
@@ -41,8 +41,6 @@ const PROGRAM: Readonly<Record<Family, IptablesFamily>> = {
 
 /** What Docker does is looked at with the first look, and then with each of so many. */
 const LOOKS_PER_CHOICE = 12
-
-export const REMOVED = 'rules of ours in another place removed'
 
 export interface FirewallOptions {
   readonly families: readonly FirewallFamily[]
@@ -113,7 +111,7 @@ class IptablesPart implements Part {
   }
 }
 
-/** Where the program or the kernel's part may not be there, or not work: then nothing of ours is there. */
+/** Of a program that may not be there: then there are no rules of ours either. */
 class OptionalPart implements Part {
   readonly name: string
   readonly #part: Part
@@ -124,15 +122,24 @@ class OptionalPart implements Part {
   }
 
   ensure(): Promise<boolean> {
-    return this.#part.ensure().catch(() => false)
+    return ifThere(() => this.#part.ensure(), false)
   }
 
   isPresent(): Promise<boolean> {
-    return this.#part.isPresent().catch(() => false)
+    return ifThere(() => this.#part.isPresent(), false)
   }
 
-  async remove(): Promise<void> {
-    if (await this.isPresent()) await this.#part.remove()
+  remove(): Promise<void> {
+    return ifThere(() => this.#part.remove(), undefined)
+  }
+}
+
+async function ifThere<T>(act: () => Promise<T>, otherwise: T): Promise<T> {
+  try {
+    return await act()
+  } catch (error) {
+    if (isNotThere(error)) return otherwise
+    throw error
   }
 }
 
@@ -175,6 +182,8 @@ export class Firewall {
   readonly #options: FirewallOptions
   #parts: Parts | undefined
   #looks = 0
+  /** Why others could not be looked at, as it was said last. */
+  #said: string | undefined
 
   constructor(options: FirewallOptions) {
     this.#options = options
@@ -195,48 +204,48 @@ export class Firewall {
 
   async #choose(): Promise<Parts> {
     const { families } = this.#options
-    const chosen = await Promise.all(families.map(each => partsOf(each, this.#options)))
+    const kinds = await Promise.all(families.map(each => readKinds(programOf(each))))
+    const chosen = await Promise.all(
+      families.map((each, index) => partsOf(each, this.#options, kinds[index]?.chosen)),
+    )
     // One that stays goes on with what it has learnt.
     const before = new Map(this.#parts?.wanted.map(part => [part.name, part]))
     const wanted = chosen.flat().map(part => before.get(part.name) ?? part)
     const names = new Set(wanted.map(({ name }) => name))
-    const all = await allParts(families)
-    return { wanted, unwanted: all.filter(({ name }) => !names.has(name)) }
+    const all = families.flatMap((each, index) => allParts(each, kinds[index]?.inUse))
+    return {
+      wanted,
+      unwanted: all.filter(({ name }) => !names.has(name)),
+      kinds: kinds.map(({ chosen: kind }) => kind),
+    }
   }
 
   /** Takes away what another mode, or the other kind of iptables, has left. Returns what that was. */
   async removeOthers(): Promise<string[]> {
-    return await guard(async () => {
-      const removed: string[] = []
-      for (const part of this.#parts?.unwanted ?? [])
-        if (await part.isPresent()) {
-          await part.remove()
-          removed.push(part.name)
-        }
-      return removed
-    })
+    return await guard(() => removePresent(this.#parts?.unwanted ?? []))
   }
 
   /** What no rule of ours can mend, and how it is mended; undefined when there is nothing. */
   async #describeRefusals(): Promise<string | undefined> {
-    const addresses: string[] = []
-    for (const { subnet } of this.#options.families) {
-      const program = PROGRAM[subnet.family]
-      const variant = await chooseVariant(program)
-      const saved = await saveTable(program, 'raw', variant).catch(() => '')
-      addresses.push(
-        ...directAccessDrops(saved).filter(text =>
-          containsAddress(subnet, parseAddress(text)),
-        ),
+    const { families } = this.#options
+    const texts = families.map(async (family, index) => {
+      const kind = this.#parts?.kinds[index]
+      const saved = await saveTable(programOf(family), 'raw', kind).catch(() => '')
+      return directAccessDrops(saved).filter(text =>
+        containsAddress(family.subnet, parseAddress(text)),
       )
-    }
-    if (addresses.length === 0) return undefined
-    const [first = ''] = addresses
+    })
+    const addresses = (await Promise.all(texts)).flat()
+    const [first] = addresses
+    if (first === undefined) return undefined
     const more = addresses.length > 1 ? ` and ${addresses.length - 1} more` : ''
     return `Docker refuses packets from other hosts to ${first}${more} (iptables -t raw -S PREROUTING); set "allow-direct-routing": true in /etc/docker/daemon.json, or the network's option com.docker.network.bridge.trusted_host_interfaces to the overlay's device`
   }
 
-  /** Checks again and again until `signal` aborts; says when it repaired something or cannot. */
+  /**
+   * Checks again and again until `signal` aborts; says when it repaired something
+   * or cannot. After each choice it also looks at what is not its own to repair.
+   */
   async run(
     options: {
       readonly intervalMs: number
@@ -247,23 +256,18 @@ export class Firewall {
     },
     signal: AbortSignal,
   ): Promise<void> {
-    const { clock, log, intervalMs, onTrouble, onNote } = options
+    const { clock, log, intervalMs, onTrouble } = options
     let failing = false
-    await clock.sleep(intervalMs, signal)
-    while (!signal.aborted) {
+    for (;;) {
+      if (this.#looks % LOOKS_PER_CHOICE === 1) await this.#lookAround(options)
+      await clock.sleep(intervalMs, signal)
+      if (signal.aborted) return
       try {
-        // With the look after each choice.
-        const isDockerLook = this.#looks % LOOKS_PER_CHOICE === 1
         const repaired = await this.ensure()
         if (repaired.length > 0)
           log.warn({ chains: repaired }, 'firewall rules were changed; put back')
         failing = false
         onTrouble(undefined)
-        if (isDockerLook) {
-          const removed = await this.removeOthers()
-          if (removed.length > 0) log.info({ rules: removed }, REMOVED)
-          onNote(await guard(() => this.#describeRefusals()))
-        }
       } catch (error) {
         if (!(error instanceof BackendError)) throw error
         if (!failing)
@@ -271,7 +275,24 @@ export class Firewall {
         failing = true
         onTrouble(error.message)
       }
-      await clock.sleep(intervalMs, signal)
+    }
+  }
+
+  /** What goes wrong here keeps no packet from its way, and is tried again. */
+  async #lookAround({
+    log,
+    onNote,
+  }: Pick<Parameters<Firewall['run']>[0], 'log' | 'onNote'>): Promise<void> {
+    try {
+      const rules = await this.removeOthers()
+      if (rules.length > 0) log.info({ rules }, 'rules of ours in another place removed')
+      onNote(await this.#describeRefusals())
+      this.#said = undefined
+    } catch (error) {
+      if (!(error instanceof BackendError)) throw error
+      if (this.#said === error.message) return
+      this.#said = error.message
+      log.warn({ reason: error.message }, 'rules of ours may be left in another place')
     }
   }
 }
@@ -280,16 +301,21 @@ interface Parts {
   readonly wanted: readonly Part[]
   /** What another mode or kind may have left. */
   readonly unwanted: readonly Part[]
+  /** Of iptables, for each family. */
+  readonly kinds: readonly IptablesVariant[]
+}
+
+function programOf({ network }: FirewallFamily): IptablesFamily {
+  return PROGRAM[network.family]
 }
 
 /** The rules of one family. */
 async function partsOf(
   family: FirewallFamily,
-  options: FirewallOptions,
+  { forward, masquerade, randomFully, isNft }: FirewallOptions,
+  kind: IptablesVariant = '',
 ): Promise<Part[]> {
-  const { forward, masquerade, randomFully, isNft } = options
-  const program = PROGRAM[family.network.family]
-  const variant = await chooseVariant(program)
+  const program = programOf(family)
   if (isNft)
     return [
       ...(forward ? [new NftPart(nftForwardChain(family))] : []),
@@ -298,43 +324,48 @@ async function partsOf(
       ...(forward
         ? [
             new OptionalPart(
-              new IptablesPart(program, variant, forwardChain(family), isForwardDenied),
+              new IptablesPart(program, kind, forwardChain(family), isForwardDenied),
             ),
           ]
         : []),
     ]
   const random = masquerade && randomFully && (await supportsRandomFully(program))
   return [
-    ...(forward ? [new IptablesPart(program, variant, forwardChain(family))] : []),
+    ...(forward ? [new IptablesPart(program, kind, forwardChain(family))] : []),
     ...(masquerade
-      ? [new IptablesPart(program, variant, masqueradeChain(family, random))]
+      ? [new IptablesPart(program, kind, masqueradeChain(family, random))]
       : []),
   ]
 }
 
 /** Whatever may be ours, in either mode and each kind of iptables that the system has. */
-async function allParts(families: readonly FirewallFamily[]): Promise<Part[]> {
+function allParts(
+  family: FirewallFamily,
+  kinds: readonly IptablesVariant[] = [],
+): OptionalPart[] {
+  const chains = [forwardChain(family), masqueradeChain(family, false)]
+  return [
+    ...kinds.flatMap(kind =>
+      chains.map(chain => new IptablesPart(programOf(family), kind, chain)),
+    ),
+    new NftPart(nftForwardChain(family)),
+    new NftPart(nftMasqueradeChain(family, false)),
+  ].map(part => new OptionalPart(part))
+}
+
+async function everyPart(families: readonly FirewallFamily[]): Promise<OptionalPart[]> {
   const parts = families.map(async family => {
-    const program = PROGRAM[family.network.family]
-    const variants = await variantsInUse(program)
-    return [
-      ...variants.flatMap(variant =>
-        [forwardChain(family), masqueradeChain(family, false)].map(
-          chain => new IptablesPart(program, variant, chain),
-        ),
-      ),
-      new NftPart(nftForwardChain(family)),
-      new NftPart(nftMasqueradeChain(family, false)),
-    ].map(part => new OptionalPart(part))
+    const { inUse } = await readKinds(programOf(family))
+    return allParts(family, inUse)
   })
   return (await Promise.all(parts)).flat()
 }
 
-/** Which rules of ours are there, whatever made them. */
+/** Which rules of ours are there, whatever made them. Throws BackendError. */
 export async function findRules(families: readonly FirewallFamily[]): Promise<string[]> {
   return await guard(async () => {
     const found: string[] = []
-    for (const part of await allParts(families))
+    for (const part of await everyPart(families))
       if (await part.isPresent()) found.push(part.name)
     return found
   })
@@ -342,9 +373,17 @@ export async function findRules(families: readonly FirewallFamily[]): Promise<st
 
 /** Takes them away. Throws BackendError. */
 export async function removeRules(families: readonly FirewallFamily[]): Promise<void> {
-  await guard(async () => {
-    for (const part of await allParts(families)) await part.remove()
-  })
+  await guard(async () => await removePresent(await everyPart(families)))
+}
+
+async function removePresent(parts: readonly Part[]): Promise<string[]> {
+  const removed: string[] = []
+  for (const part of parts)
+    if (await part.isPresent()) {
+      await part.remove()
+      removed.push(part.name)
+    }
+  return removed
 }
 
 async function guard<T>(call: () => Promise<T>): Promise<T> {

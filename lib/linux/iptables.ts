@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises'
-import { CommandError, run } from './run.js'
+import { CommandError, NotThereError, run } from './run.js'
 
 /** A family's set of programs, as Debian's package iptables brings them. */
 export type IptablesFamily = 'iptables' | 'ip6tables'
@@ -39,10 +39,34 @@ export async function restoreTable(
   )
 }
 
-/** The kinds that this system has. */
-async function installedVariants(
-  family: IptablesFamily,
-): Promise<readonly IptablesVariant[]> {
+export interface IptablesKinds {
+  /** In which there may be rules. */
+  readonly inUse: readonly IptablesVariant[]
+  /** In which Docker's or kube-proxy's rules are; the system's own when they are in neither or both. */
+  readonly chosen: IptablesVariant
+}
+
+/** Chains by which Docker and kube-proxy are known. */
+const THEIRS = /^:(DOCKER|KUBE)-/m
+
+export async function readKinds(family: IptablesFamily): Promise<IptablesKinds> {
+  const installed = await installedKinds(family)
+  if (installed.length === 0) return { inUse: [''], chosen: '' }
+  const isLegacyUsed = await usesLegacy(family)
+  const inUse = installed.filter(variant => variant !== '-legacy' || isLegacyUsed)
+  const theirs: IptablesVariant[] = []
+  for (const variant of inUse) {
+    const saved = await saveTable(family, 'filter', variant).catch(() => '')
+    if (THEIRS.test(saved)) theirs.push(variant)
+  }
+  const [only] = theirs
+  if (only !== undefined && theirs.length === 1) return { inUse, chosen: only }
+  const version = await run(family, ['--version']).catch(() => '')
+  const own = version.includes('legacy') ? '-legacy' : '-nft'
+  return { inUse, chosen: installed.includes(own) ? own : '' }
+}
+
+async function installedKinds(family: IptablesFamily): Promise<IptablesVariant[]> {
   const answers = await Promise.all(
     (['-nft', '-legacy'] as const).map(async variant =>
       run(`${family}${variant}-save`, ['--version']).then(
@@ -52,36 +76,6 @@ async function installedVariants(
     ),
   )
   return answers.flat()
-}
-
-/** The kinds in which there may be rules. */
-export async function variantsInUse(
-  family: IptablesFamily,
-): Promise<readonly IptablesVariant[]> {
-  const installed = await installedVariants(family)
-  if (installed.length === 0) return ['']
-  const isLegacyUsed = await usesLegacy(family)
-  return installed.filter(variant => variant !== '-legacy' || isLegacyUsed)
-}
-
-/** Chains by which Docker and kube-proxy are known. */
-const THEIRS = /^:(DOCKER|KUBE)-/m
-
-/** The kind in which Docker's or kube-proxy's rules are; the system's own when in neither or both. */
-export async function chooseVariant(family: IptablesFamily): Promise<IptablesVariant> {
-  const installed = await installedVariants(family)
-  if (installed.length === 0) return ''
-  const used = await variantsInUse(family)
-  const theirs: IptablesVariant[] = []
-  for (const variant of used) {
-    const saved = await saveTable(family, 'filter', variant).catch(() => '')
-    if (THEIRS.test(saved)) theirs.push(variant)
-  }
-  const [only] = theirs
-  if (only !== undefined && theirs.length === 1) return only
-  const version = await run(family, ['--version']).catch(() => '')
-  const own = version.includes('legacy') ? '-legacy' : '-nft'
-  return installed.includes(own) ? own : ''
 }
 
 /** Asking iptables-legacy for a table makes that table: the kernel is asked first. */
@@ -104,14 +98,8 @@ async function guarded<T>(call: () => Promise<T>): Promise<T> {
   try {
     return await call()
   } catch (error) {
-    if (error instanceof CommandError && error.code === 'ENOENT') {
-      throw new Error(
-        'the program iptables is not installed; install the package iptables',
-        {
-          cause: error,
-        },
-      )
-    }
+    if (error instanceof CommandError && error.code === 'ENOENT')
+      throw new NotThereError('iptables', error)
     throw error
   }
 }

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { CommandError, run } from './run.js'
+import { CommandError, NotThereError, run } from './run.js'
 
 /** nftables, through nft(8): operators can read and replay every line. */
 
@@ -97,16 +97,9 @@ async function nft(args: readonly string[], input = ''): Promise<string> {
     return await run('nft', args, { input, timeoutMs: TIMEOUT_MS })
   } catch (error) {
     if (error instanceof CommandError && error.code === 'ENOENT')
-      throw new Error(NOT_INSTALLED, { cause: error })
+      throw new NotThereError('nft', error, 'nftables')
     throw error
   }
-}
-
-const NOT_INSTALLED = 'the program nft is not installed; install the package nftables'
-
-/** Whether that is why a call of these failed. */
-export function isNftMissing(error: unknown): boolean {
-  return error instanceof Error && error.message === NOT_INSTALLED
 }
 
 async function ofTable(list: () => Promise<string>): Promise<string | undefined> {

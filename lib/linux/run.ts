@@ -52,6 +52,26 @@ export class CommandError extends Error {
   }
 }
 
+/** A program that is not installed: what it would list is not there either. */
+export class NotThereError extends Error {
+  override readonly name = 'NotThereError'
+
+  /** @param program also the name of the package, as far as we know. */
+  constructor(program: string, cause: CommandError, packageName = program) {
+    const message = `the program ${program} is not installed; install the package ${packageName}`
+    super(message, { cause })
+  }
+}
+
+/** Whether a listing failed because neither the program nor the kernel's part is there. */
+export function isNotThere(error: unknown): boolean {
+  return (
+    error instanceof NotThereError ||
+    (error instanceof CommandError &&
+      /(Protocol|Operation) not supported|Table does not exist/.test(error.stderr))
+  )
+}
+
 /** Runs a program without a shell and resolves with its standard output. Throws CommandError. */
 export async function run(
   program: string,

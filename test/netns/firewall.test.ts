@@ -173,24 +173,55 @@ t.test('iptables: what is right is not written again', async t => {
   await expectSameHandles(t, 'ip nat')
 })
 
+type Spoiled = readonly [what: string, lines: readonly (readonly string[])[]]
+
+/** Rules of our chains in their order, and those of the chains that lead there in any. */
+function sorted(rules: string): string {
+  const lines = rules.split('\n')
+  const ours = lines.filter(line => line.startsWith('-A FLANNEL'))
+  const others = lines.filter(line => !line.startsWith('-A FLANNEL'))
+  return [...ours, ...others.toSorted()].join('\n')
+}
+
 t.test('iptables: what others spoil is put back, and theirs is left alone', async t => {
   const foreign = '-A FORWARD -s 203.0.113.0/24 -j ACCEPT'
   await one.run(['iptables', ...foreign.split(' ')])
-  const spoil: readonly (readonly [string, string])[] = [
-    ['a chain flushed', '-t nat -F FLANNEL-POSTRTG'],
-    ['a rule deleted', '-t nat -D FLANNEL-POSTRTG 3'],
+  const state = async (): Promise<string> =>
+    `${await save('nat')}\n${await save('filter')}`
+  const right = await state()
+  const words = (text: string): string[] => text.split(' ')
+  const jump = ['-m', 'comment', '--comment', 'flanneld forward', '-j', 'FLANNEL-FWD']
+  const comment = ['-m', 'comment', '--comment', 'flanneld masq', '-j', 'RETURN']
+  const spoil: readonly Spoiled[] = [
+    ['a chain flushed', [words('-t nat -F FLANNEL-POSTRTG')]],
+    ['a rule deleted', [words('-t nat -D FLANNEL-POSTRTG 3')]],
     [
       'a rule doubled',
-      `-t nat -A FLANNEL-POSTRTG -s ${subnet} -d ${network} -m comment --comment x -j RETURN`,
+      [[...words(`-t nat -A FLANNEL-POSTRTG -s ${subnet} -d ${network}`), ...comment]],
     ],
-    ['a rule put before', `-t nat -I FLANNEL-POSTRTG 1 -s ${network} -j MASQUERADE`],
-    ['the jump deleted', '-t nat -F POSTROUTING'],
-    ['the jump doubled', '-A FORWARD -m comment --comment FLANNEL -j FLANNEL-FWD'],
+    [
+      'rules in another order',
+      [
+        words('-t nat -D FLANNEL-POSTRTG 2'),
+        [...words(`-t nat -A FLANNEL-POSTRTG -s ${subnet} -d ${network}`), ...comment],
+      ],
+    ],
+    [
+      'a rule put before',
+      [words(`-t nat -I FLANNEL-POSTRTG 1 -s ${network} -j MASQUERADE`)],
+    ],
+    ['the jump deleted', [words('-t nat -F POSTROUTING')]],
+    ['the jump doubled', [['-I', 'FORWARD', '1', ...jump]]],
   ]
-  for (const [what, line] of spoil) {
-    await one.run(['iptables', ...line.split(' ')])
+  for (const [what, lines] of spoil) {
+    for (const line of lines) await one.run(['iptables', ...line])
+    t.not(await state(), right, `${what}: spoiled`)
     const begin = performance.now()
-    await happens(what, async () => (await save('nat')) === masquerade(subnet))
+    await happens(what, async () => {
+      const now = await state()
+      // A jump that is put back stands behind what others have put there since.
+      return sorted(now) === sorted(right)
+    })
     t.pass(`${what}: right after ${(performance.now() - begin).toFixed(0)} ms`)
   }
   t.match(await save('filter'), foreign)

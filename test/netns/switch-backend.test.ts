@@ -94,6 +94,12 @@ for (const [backend, left] of STEPS) {
       }).catch(async () => {
         t.strictSame(await ours(side), left)
       })
+    if ('DirectRouting' in backend)
+      for (const family of [4, 6] as const) {
+        t.ok(await reaches(pair, family, 1430, ['-M', 'do']), 'a packet of the MTU')
+        const rate = await pair.transfer(family)
+        t.ok(rate > 10, `IPv${family}: ${rate.toFixed(0)} Mbit/s`)
+      }
     if ('ChecksumOffload' in backend) {
       const features = await run(1, 'ethtool -k flannel.7')
       t.match(features, /^\ttx-checksum-ip-generic: off$/m)

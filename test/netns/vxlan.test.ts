@@ -175,6 +175,7 @@ t.test('what a host left that is gone is removed at the next start', async t => 
 
 t.test('the MTU of the underlay is followed', async t => {
   for (const side of [1, 2] as const) await run(side, 'ip link set eth0 mtu 1400')
+  const begin = performance.now()
 
   for (const side of [1, 2] as const)
     await happens('containers are told', async () => {
@@ -182,6 +183,7 @@ t.test('the MTU of the underlay is followed', async t => {
       return environment.get('FLANNEL_MTU') === '1330'
     })
   await everybodyReaches()
+  t.pass(`right after ${(performance.now() - begin).toFixed(0)} ms`)
   t.ok(await reaches(pair, 4, 1330, ['-M', 'do']), 'a packet of the MTU')
   t.notOk(await reaches(pair, 4, 1331, ['-M', 'do']), 'and not of one more')
   t.match(await run(1, 'ip link show dev flannel.1'), / mtu 1330 /)

@@ -1,4 +1,4 @@
-import { listFdb, listNeighbours, listRoutes } from '../../linux/iproute.js'
+import { type Route, listFdb, listNeighbours, listRoutes } from '../../linux/iproute.js'
 import {
   type Prefix,
   containsPrefix,
@@ -70,7 +70,7 @@ export async function findNetworkRoutes(
     const destination = formatPrefix(network)
     const isThere = routes.some(
       route =>
-        formatPrefix(parsePrefix(route.destination)) === destination &&
+        leadsTo(route, destination) &&
         route.nextHops.some(hop => hop.device === device && hop.gateway === undefined),
     )
     return isThere ? [new RouteToDevice(network.family, destination, device)] : []
@@ -78,14 +78,16 @@ export async function findNetworkRoutes(
   return (await Promise.all(found)).flat()
 }
 
+function leadsTo(route: Route, destination: string): boolean {
+  return formatPrefix(parsePrefix(route.destination)) === destination
+}
+
 /** What the kernel has, whosever it is, instead of a route of ours; undefined for nothing. */
 export async function describeRoutes(key: string): Promise<string | undefined> {
   const destination = destinationOf(key)
   if (destination === undefined) return undefined
   const routes = await listRoutes(parsePrefix(destination).family)
-  const there = routes.filter(
-    route => formatPrefix(parsePrefix(route.destination)) === destination,
-  )
+  const there = routes.filter(route => leadsTo(route, destination))
   const texts = there.map(({ type, protocol, nextHops: [hop] }) =>
     [
       ...(type === 'unicast' ? [] : [type]),

@@ -75,7 +75,7 @@ export class KernelKeeper {
     await this.#inTurn(() => this.#settle())
   }
 
-  /** Takes away what of ours is there. */
+  /** Takes away what of ours is there. Throws BackendError. */
   async clear(): Promise<void> {
     await this.#inTurn(async () => {
       this.#known = new Map()
@@ -110,29 +110,28 @@ export class KernelKeeper {
     return this.trouble === undefined
   }
 
-  async #inTurn<T>(act: () => Promise<T>): Promise<T> {
+  async #inTurn(act: () => Promise<void>): Promise<void> {
     const turn = this.#busy.then(act)
     this.#busy = turn.catch(() => undefined)
-    return await turn
-  }
-
-  /** Nothing is touched before it is known what is wanted: what a former daemon made stands until then. */
-  async #settle(): Promise<void> {
     try {
-      const wanted = await this.#kept.want()
-      if (wanted === undefined) return
-      const devices = await this.#kept.ensureDevices()
-      if (devices.length > 0)
-        this.#context.log.info({ devices }, 'devices made or mended')
-      const objects = byKey(wanted)
-      const found = byKey(await this.#kept.find())
-      await this.#sayRepaired(found, objects)
-      await make(this.#rivalry.spare(changesBetween(found, objects)))
-      this.#known = new Map(wanted.map(({ key, spec }) => [key, spec]))
+      await turn
     } catch (cause) {
       if (cause instanceof BackendError) throw cause
       throw new BackendError('ERR_DEVICE', (cause as Error).message, { cause })
     }
+  }
+
+  /** Nothing is touched before it is known what is wanted: what a former daemon made stands until then. */
+  async #settle(): Promise<void> {
+    const wanted = await this.#kept.want()
+    if (wanted === undefined) return
+    const devices = await this.#kept.ensureDevices()
+    if (devices.length > 0) this.#context.log.info({ devices }, 'devices made or mended')
+    const objects = byKey(wanted)
+    const found = byKey(await this.#kept.find())
+    await this.#sayRepaired(found, objects)
+    await make(this.#rivalry.spare(changesBetween(found, objects)))
+    this.#known = new Map(wanted.map(({ key, spec }) => [key, spec]))
   }
 
   /** What we wanted before and want now, and is not so, somebody else has changed. */

@@ -1,15 +1,15 @@
-import { z } from 'zod'
 import { basename } from 'node:path'
+import { z } from 'zod'
 import {
   linesToRemove,
   listCounters,
   listSet,
   listTable,
-  isNftMissing,
   listTables,
   type NftTable,
   runNft,
 } from '../../linux/nft.js'
+import { isNotThere } from '../../linux/run.js'
 import {
   type Address,
   FAMILIES,
@@ -44,7 +44,7 @@ export async function hasVerification(
 ): Promise<boolean> {
   const { family, name } = verificationTable(context)
   const tables = await listTables().catch((error: unknown) => {
-    if (isNftMissing(error)) return []
+    if (isNotThere(error)) return []
     throw error
   })
   return tables.some(table => table.family === family && table.name === name)

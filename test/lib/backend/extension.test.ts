@@ -5,12 +5,8 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { Backend, BackendContext, Remote } from '../../../lib/backend/backend.js'
 import { planBackend } from '../../../lib/backend/backends.js'
-import { bootTimeMs } from '../../../lib/linux/libc.js'
-import { systemClock } from '../../../lib/subnet/clock.js'
-import { parseNetworkConfig } from '../../../lib/subnet/network-config.js'
-import { parseAddress } from '../../../lib/subnet/prefix.js'
+import { DUAL_NETWORK, backendContext } from '../../helpers/backend-context.js'
 import { subnetOf } from '../../helpers/lease-host.js'
-import { silent } from '../../helpers/log.js'
 import { inOwnNetwork } from '../../helpers/own-network.js'
 import { remote } from './remote-walks.js'
 
@@ -49,36 +45,11 @@ function openPlace(t: Test): Place {
       writeFileSync(log, '')
       return text.split('\n').filter(line => line !== '')
     },
-    context: backend => contextOf(backend, directory),
-  }
-}
-
-function contextOf(backend: object, directory: string): BackendContext {
-  const config = {
-    Network: '10.5.0.0/16',
-    EnableIPv6: true,
-    IPv6Network: 'fd00:5::/48',
-    Backend: { Type: 'extension', ...backend },
-  }
-  const addresses = { 4: parseAddress('192.0.2.1'), 6: parseAddress('2001:db8::1') }
-  return {
-    config: parseNetworkConfig(JSON.stringify(config)),
-    underlay: {
-      device: 'eth0',
-      index: 2,
-      mtu: 1500,
-      mac: undefined,
-      addresses,
-      publicAddresses: addresses,
-      notes: [],
-    },
-    stateDir: directory,
-    runDir: directory,
-    verify: 'strict',
-    udpQueues: 1,
-    resyncMs: 5000,
-    clock: systemClock(bootTimeMs),
-    log: silent,
+    context: backend =>
+      backendContext(
+        { ...DUAL_NETWORK, Backend: { Type: 'extension', ...backend } },
+        directory,
+      ),
   }
 }
 

@@ -7,15 +7,11 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
-import type { Backend, BackendContext } from '../../../lib/backend/backend.js'
+import type { Backend } from '../../../lib/backend/backend.js'
 import { planBackend } from '../../../lib/backend/backends.js'
 import { batch, forceBatch } from '../../../lib/linux/iproute.js'
-import { bootTimeMs } from '../../../lib/linux/libc.js'
-import { systemClock } from '../../../lib/subnet/clock.js'
-import { parseNetworkConfig } from '../../../lib/subnet/network-config.js'
-import { parseAddress } from '../../../lib/subnet/prefix.js'
+import { DUAL_NETWORK, backendContext } from '../../helpers/backend-context.js'
 import { subnetOf } from '../../helpers/lease-host.js'
-import { silent } from '../../helpers/log.js'
 import { inOwnNetwork } from '../../helpers/own-network.js'
 import { SEED, fc } from '../../helpers/property.js'
 import { type Holding, anyWalk, toRemote } from './remote-walks.js'
@@ -41,7 +37,7 @@ await inOwnNetwork(t, import.meta.url, async () => {
       t.teardown(() => {
         rmSync(directory, { recursive: true })
       })
-      const context = contextOf(backend, directory)
+      const context = backendContext({ ...DUAL_NETWORK, Backend: backend }, directory)
       const walks = fc.sample(anyWalk(6), { numRuns: WALKS, seed: SEED })
       let steps = 0
       let running: Backend | undefined
@@ -66,35 +62,6 @@ await inOwnNetwork(t, import.meta.url, async () => {
       t.equal(kernelText(), '', 'and nothing is left')
     })
 })
-
-function contextOf(backend: object, directory: string): BackendContext {
-  const config = {
-    Network: '10.5.0.0/16',
-    EnableIPv6: true,
-    IPv6Network: 'fd00:5::/48',
-    Backend: backend,
-  }
-  const addresses = { 4: parseAddress('192.0.2.1'), 6: parseAddress('2001:db8::1') }
-  return {
-    config: parseNetworkConfig(JSON.stringify(config)),
-    underlay: {
-      device: 'eth0',
-      index: 2,
-      mtu: 1500,
-      mac: undefined,
-      addresses,
-      publicAddresses: addresses,
-      notes: [],
-    },
-    stateDir: directory,
-    runDir: directory,
-    verify: 'strict',
-    udpQueues: 1,
-    resyncMs: 5000,
-    clock: systemClock(bootTimeMs),
-    log: silent,
-  }
-}
 
 /** What somebody else may have done since. */
 async function spoil(state: readonly Holding[], step: number): Promise<void> {
