@@ -76,6 +76,9 @@ export async function simulate(
     await live(clock.now() - start + chance.between(0, meanMs * 2))
   }
   network.tell('peace')
+  // It begins when the last trouble is over: an outage may have minutes to go.
+  const calmAt = Math.max(clock.now(), ...events.map(({ at }) => at))
+  await live(calmAt - start)
   const peaceMs = network.hasForgotten ? LONG_PEACE_MS : PEACE_MS
   await live(clock.now() - start + peaceMs, CHECK_IN_PEACE_MS)
   network.checkRest()
