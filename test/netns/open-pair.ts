@@ -263,8 +263,11 @@ export async function reaches(
   )
 }
 
+/** The last subnets of either range stay nobody's. */
 export const DUAL = {
   Network: '10.5.0.0/16',
+  SubnetMax: '10.5.232.0',
   EnableIPv6: true,
   IPv6Network: 'fd00:5::/48',
+  IPv6SubnetMax: 'fd00:5:0:eff0::',
 }
