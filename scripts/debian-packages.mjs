@@ -30,6 +30,8 @@ const PACKAGES = {
   python3: 'python3',
   setpriv: 'util-linux',
   tcpdump: 'tcpdump',
+  wg: 'wireguard-tools',
+  'wireguard-go': 'wireguard-go',
 }
 
 /** What flanneld runs, and its embedded etcd. */
@@ -50,6 +52,8 @@ export const TEST_PROGRAMS = [
   'openssl',
   'ping',
   'tcpdump',
+  'wg',
+  'wireguard-go',
 ]
 
 /** The packages of those programs that are not on the path. */

@@ -88,6 +88,7 @@ export async function prepareNetwork(
     verify: flags.verify,
     udpQueues: flags['udp-queues'],
     resyncMs: flags['iptables-resync'] * 1000,
+    wireguardKeyFile: process.env['WIREGUARD_KEY_FILE'],
     clock,
     log,
   })

@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import { devicesOf } from '../../lib/backend/backends.js'
 import { BackendError } from '../../lib/backend/errors.js'
 import { findOverlaps } from '../../lib/backend/overlap.js'
 import {
@@ -132,7 +133,7 @@ export async function checkOverlaps(options: {
       network,
       host,
       endpoints: addresses,
-      ownDevices: device ? [device] : [],
+      ownDevices: [...devicesOf(config), ...(device ? [device] : [])],
       ...(ownSubnet && { ownSubnet }),
     })
   })

@@ -34,6 +34,8 @@ export interface BackendContext {
   readonly verify: 'strict' | 'inner' | 'off'
   /** Processes that carry packets, where we carry them. */
   readonly udpQueues: number
+  /** Where the operator keeps the private key of WireGuard; undefined for our own place. */
+  readonly wireguardKeyFile?: string | undefined
   /** Milliseconds between two looks at rules of the firewall. */
   readonly resyncMs: number
   readonly clock: Clock

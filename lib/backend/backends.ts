@@ -5,29 +5,42 @@ import { BackendError } from './errors.js'
 import { checkExtension, planExtension } from './extension.js'
 import { planHostGw } from './host-gw.js'
 import { checkUdp, planUdp } from './udp.js'
-import { checkVxlan, planVxlan } from './vxlan.js'
+import { checkVxlan, planVxlan, vxlanDevices } from './vxlan.js'
+import { WIREGUARD_DEVICES, checkWireguard, planWireguard } from './wireguard.js'
 
 interface BackendType {
   /** Checks what the configuration says, on any host. Throws BackendError. */
   check(config: NetworkConfig): void
+  /** flannel's names of its devices, which an earlier run or flannel itself may have left. */
+  devices?(config: NetworkConfig): readonly string[]
   /** Adds what this host is to it. Throws BackendError; changes nothing. */
   plan(context: BackendContext): BackendPlan
 }
 
 const TYPES: Readonly<Record<string, BackendType>> = {
   udp: { check: checkUdp, plan: planUdp },
-  vxlan: { check: checkVxlan, plan: planVxlan },
+  vxlan: { check: checkVxlan, devices: vxlanDevices, plan: planVxlan },
   'host-gw': { check: () => undefined, plan: planHostGw },
+  wireguard: {
+    check: checkWireguard,
+    devices: () => WIREGUARD_DEVICES,
+    plan: planWireguard,
+  },
   alloc: { check: () => undefined, plan: planAlloc },
   extension: { check: checkExtension, plan: planExtension },
 }
 
 /** flannel's other types. */
-const MISSING = ['wireguard', 'ipip', 'ipsec', 'tencent-vpc']
+const MISSING = ['ipip', 'ipsec', 'tencent-vpc']
 
 /** Chooses the backend that the configuration names. Throws BackendError; changes nothing. */
 export function planBackend(context: BackendContext): BackendPlan {
   return findType(context.config).plan(context)
+}
+
+/** Devices that are ours or flannel's, if they are there. */
+export function devicesOf(config: NetworkConfig): readonly string[] {
+  return findType(config).devices?.(config) ?? []
 }
 
 /** Whether this build could run what the configuration asks for. Throws BackendError. */

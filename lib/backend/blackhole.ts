@@ -1,10 +1,7 @@
 import { batch, listRoutes } from '../linux/iproute.js'
 import { type Prefix, formatPrefix } from '../subnet/prefix.js'
 import { BackendError } from './errors.js'
-import { ROUTE_PROTOCOL } from './route-protocol.js'
-
-/** Larger than any metric in use, so that the bridge's own route to the subnet always wins. */
-const LAST_METRIC = 4_278_198_272
+import { LAST_METRIC, ROUTE_PROTOCOL } from './route-protocol.js'
 
 /**
  * Drops packets to addresses of this host's subnet while no bridge has it.

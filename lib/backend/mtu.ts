@@ -9,6 +9,9 @@ export const OVERHEAD = {
   udp: (underlay: Family): number => IP_HEADER[underlay] + UDP_HEADER,
   /** Outer IP, UDP and VXLAN headers, and the inner Ethernet header. */
   vxlan: (underlay: Family): number => IP_HEADER[underlay] + UDP_HEADER + 8 + 14,
+  /** Outer IPv6 and UDP headers, WireGuard's own and its tag, whatever the underlay is. */
+  wireguard: (): number => IPV6_HEADER + UDP_HEADER + 16 + 16,
+  ipip: (): number => IPV4_HEADER,
   hostGw: (): number => 0,
   alloc: (): number => 0,
 } as const

@@ -4,3 +4,6 @@
  * Together with our device or Network it tells our routes from anybody's.
  */
 export const ROUTE_PROTOCOL = 76
+
+/** Larger than any metric in use, so that every other route to the same addresses wins. */
+export const LAST_METRIC = 4_278_198_272

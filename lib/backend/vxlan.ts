@@ -138,6 +138,11 @@ function deviceName(family: Family, vni: number): string {
   return family === 4 ? `flannel.${vni}` : `flannel-v6.${vni}`
 }
 
+export function vxlanDevices(config: NetworkConfig): readonly string[] {
+  const { vni } = checkVxlan(config)
+  return config.families.map(({ network }) => deviceName(network.family, vni))
+}
+
 function describeLease(vni: number, macs: ReadonlyMap<Family, string>): LeaseData {
   const dataOf = (family: Family): unknown => {
     const mac = macs.get(family)

@@ -31,6 +31,8 @@ export type Side = (typeof SIDES)[number]
 
 export interface Pair {
   namespaceOf(side: Side): string
+  /** Its --state-dir. */
+  stateOf(side: Side): string
   readonly variables: readonly ReadonlyMap<string, string>[]
   inside(side: Side, ...command: readonly string[]): Promise<string>
   /** This host's own overlay address of a family. */
@@ -55,13 +57,15 @@ export interface PairOptions {
   readonly underlayMtu?: number
   /** Of both daemons. */
   readonly flags?: readonly string[]
+  /** Directories that each host has for itself, as two machines do: empty at first. */
+  readonly ownDirectories?: readonly string[]
 }
 
 export async function openPair(
   t: Test,
   name: string,
   config: object,
-  { underlayMtu = 1500, flags = [] }: PairOptions = {},
+  { underlayMtu = 1500, flags = [], ownDirectories = [] }: PairOptions = {},
 ): Promise<Pair> {
   const namespaces = SIDES.map(side => `t-path-${name}-h${side}`)
   const namespaceOf = (side: Side): string => namespaces[side - 1] ?? ''
@@ -86,18 +90,41 @@ export async function openPair(
       `address add 2001:db8::${side}/64 dev eth0 nodad`,
       'link set eth0 up',
     ])
+  const mounts = new Map<Side, LabProcess>()
+  const amongMounts = (side: Side, command: readonly string[]): readonly string[] => {
+    const pid = mounts.get(side)?.pid
+    return pid === undefined
+      ? command
+      : ['nsenter', `--mount=/proc/${pid}/ns/mnt`, '--', ...command]
+  }
   const inside = async (side: Side, ...command: readonly string[]): Promise<string> =>
-    await runInside(namespaceOf(side), command, {
+    await runInside(namespaceOf(side), amongMounts(side, command), {
       timeoutMs: 30_000,
       environment: { ETCDCTL_API: '3' },
     })
-  const start = (side: Side, program: string, command: readonly string[]): LabProcess => {
+  const start = (side: Side, program: string, words: readonly string[]): LabProcess => {
     const log = join(directory, `${program}-${side}.log`)
+    const command = amongMounts(side, words)
     const options = { namespace: namespaceOf(side), command, log, outlive: false }
     const started = new LabProcess(options)
     processes.push(started)
     return started
   }
+  if (ownDirectories.length > 0)
+    for (const side of SIDES) {
+      const mount = 'for each; do mkdir -p "$each" && mount -t tmpfs tmpfs "$each"; done'
+      const script = `${mount}; exec sleep infinity`
+      const command = ['unshare', '--mount', 'sh', '-c', script, 'sh', ...ownDirectories]
+      mounts.set(side, start(side, 'mounts', command))
+      const last = ownDirectories.at(-1) ?? ''
+      await happens('the directories are mounted', async () => {
+        const done = inside(side, 'mountpoint', '--quiet', last)
+        return await done.then(
+          () => true,
+          () => false,
+        )
+      })
+    }
   start(1, 'etcd', [
     'etcd',
     `--data-dir=${directory}/etcd`,
@@ -222,6 +249,7 @@ export async function openPair(
   }
   return {
     namespaceOf,
+    stateOf: side => flagsOf(side)['state-dir'],
     variables,
     inside,
     addressOf,

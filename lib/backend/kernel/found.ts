@@ -4,22 +4,24 @@ import {
   containsPrefix,
   formatPrefix,
   parsePrefix,
+  samePrefix,
 } from '../../subnet/prefix.js'
-import { ROUTE_PROTOCOL } from '../route-protocol.js'
+import { LAST_METRIC, ROUTE_PROTOCOL } from '../route-protocol.js'
 import {
   type KernelObject,
   FdbEntry,
   Neighbour,
   RouteByGateway,
   RouteToDevice,
+  RouteToNowhere,
   destinationOf,
 } from './objects.js'
 
 const NO_MAC = '00:00:00:00:00:00'
 
 /**
- * Objects of ours that the kernel has: routes of our protocol to parts of our
- * Network, and what is permanent on our VXLAN devices.
+ * Objects of ours that the kernel has: routes of our protocol to our Network and
+ * parts of it, and what is permanent on our VXLAN devices.
  */
 export async function findObjects(
   networks: readonly Prefix[],
@@ -28,8 +30,11 @@ export async function findObjects(
   const parts = await Promise.all([
     ...networks.map(async network => {
       const routes = await listRoutes(network.family, ROUTE_PROTOCOL)
-      return routes.flatMap(({ destination, nextHops, flags }) => {
+      return routes.flatMap((route): KernelObject[] => {
+        const { destination, type, metric, nextHops, flags } = route
         const prefix = parsePrefix(destination)
+        if (type === 'unreachable' && metric === LAST_METRIC)
+          return samePrefix(prefix, network) ? [new RouteToNowhere(destination)] : []
         const isPart = prefix.length > network.length && containsPrefix(network, prefix)
         const [hop] = nextHops
         if (!isPart || hop?.gateway === undefined) return []

@@ -1,5 +1,6 @@
 import { type FailedLine, forceBatch } from '../../linux/iproute.js'
 import type { IpObject } from '../../linux/ip-monitor.js'
+import { forceWg } from '../../linux/wg.js'
 import type { BackendContext } from '../backend.js'
 import { BackendError } from '../errors.js'
 import { onKernelChange } from '../on-kernel-change.js'
@@ -8,6 +9,7 @@ import {
   type Changes,
   type KernelObject,
   type KernelObjects,
+  type Program,
   byKey,
   changesBetween,
 } from './objects.js'
@@ -16,7 +18,7 @@ import { Rivalry } from './rivalry.js'
 /** Changes that follow each other closely are looked at once. */
 const SETTLE_MS = 100
 
-/** Looked at this often even if nothing was heard. */
+/** Looked at this often even if nothing was heard, unless the backend says otherwise. */
 const POLL_MS = 120_000
 
 /** And this often while the host could not be put right. */
@@ -47,6 +49,10 @@ export interface Kept {
   want(): Promise<readonly KernelObject[] | undefined>
   /** What it has of ours. */
   find(): Promise<readonly KernelObject[]>
+  /** Throws BackendError when packets could go another way than by what was made. */
+  prove?(): Promise<void>
+  /** Milliseconds between looks when nothing was heard, where not every change is. */
+  readonly pollMs?: number | undefined
 }
 
 /**
@@ -87,7 +93,8 @@ export class KernelKeeper {
   async run(signal: AbortSignal): Promise<void> {
     const { clock, log } = this.#context
     const look = (): Promise<boolean> => this.#repair()
-    const times = { settleMs: SETTLE_MS, pollMs: POLL_MS, retryMs: RETRY_MS }
+    const { pollMs = POLL_MS } = this.#kept
+    const times = { settleMs: SETTLE_MS, pollMs, retryMs: RETRY_MS }
     const isReason = (line: string): boolean => !isChurn(line, this.#kept.devices)
     const options = { objects: WATCHED, isReason, ...times, clock, log, look }
     await onKernelChange(options, signal)
@@ -132,6 +139,7 @@ export class KernelKeeper {
     await this.#sayRepaired(found, objects)
     await make(this.#rivalry.spare(changesBetween(found, objects)))
     this.#known = new Map(wanted.map(({ key, spec }) => [key, spec]))
+    await this.#kept.prove?.()
   }
 
   /** What we wanted before and want now, and is not so, somebody else has changed. */
@@ -191,8 +199,10 @@ async function make({ removed, put }: Changes): Promise<void> {
     ...put.flatMap(({ program, put: lines }) =>
       lines.map(line => [program, line] as const),
     ),
-  ]))
-    failed.push(...(await forceBatch(program, lines)))
+  ])) {
+    const force = program === 'wg' ? forceWg(lines) : forceBatch(program, lines)
+    failed.push(...(await force))
+  }
   const [first] = failed.filter(failure => !isGone(failure))
   if (first !== undefined)
     throw new BackendError('ERR_DEVICE', `${first.line}: ${first.why}`)
@@ -207,9 +217,9 @@ function isGone({ line, why }: FailedLine): boolean {
 
 /** Lines of one program that follow each other go together. */
 function inBatches(
-  lines: readonly (readonly ['ip' | 'bridge', string])[],
-): ['ip' | 'bridge', string[]][] {
-  const batches: ['ip' | 'bridge', string[]][] = []
+  lines: readonly (readonly [Program, string])[],
+): [Program, string[]][] {
+  const batches: [Program, string[]][] = []
   for (const [program, line] of lines) {
     const last = batches.at(-1)
     if (last?.[0] === program) last[1].push(line)

@@ -20,9 +20,15 @@ export interface KernelPlan {
   removeDevices(): Promise<void>
   /** What the kernel is to have for these remotes, and why some are left out. */
   want(remotes: readonly Remote[]): Promise<Wanted>
+  /** What the kernel has of ours beside routes by gateways and entries of VXLAN devices. */
+  find?(): Promise<readonly KernelObject[]>
+  /** Throws BackendError when packets to these remotes could go another way. */
+  prove?(remotes: readonly Remote[]): Promise<void>
+  /** Milliseconds between looks, where the kernel does not tell of every change. */
+  readonly pollMs?: number
   routeTo(remote: Remote): RouteToRemote | undefined
-  /** How packets of remotes are told from those that somebody has forged. */
-  readonly verified: Pick<VerificationRules, 'families' | 'direct'>
+  /** How packets of remotes are told from those that somebody has forged; undefined when the device does. */
+  readonly verified: Pick<VerificationRules, 'families' | 'direct'> | undefined
   /** For the status. */
   describe(): Record<string, unknown>
 }
@@ -51,10 +57,12 @@ export class KernelBackend implements Backend {
       devices: plan.devices,
       ensureDevices: () => plan.ensureDevices(),
       want: () => this.#want(),
-      find: () => findObjects(networksOf(context), plan.devices),
+      find: () => this.#find(),
+      prove: async () => plan.prove?.(this.#remotes ?? []),
+      pollMs: plan.pollMs,
     })
     const { verify: mode } = context
-    if (mode !== 'off')
+    if (mode !== 'off' && plan.verified !== undefined)
       this.#verification = new Verification(context, { ...plan.verified, mode })
   }
 
@@ -99,6 +107,14 @@ export class KernelBackend implements Backend {
     const { objects, skipped } = await this.#plan.want(this.#remotes)
     this.#saySkipped(skipped)
     return objects
+  }
+
+  async #find(): Promise<readonly KernelObject[]> {
+    const networks = networksOf(this.#context)
+    return [
+      ...(await findObjects(networks, this.#plan.devices)),
+      ...((await this.#plan.find?.()) ?? []),
+    ]
   }
 
   #saySkipped(skipped: Wanted['skipped']): void {

@@ -3,7 +3,10 @@
  * are made by the same constructors, so that two that mean the same are equal.
  */
 import type { Family } from '../../subnet/prefix.js'
-import { ROUTE_PROTOCOL } from '../route-protocol.js'
+import { LAST_METRIC, ROUTE_PROTOCOL } from '../route-protocol.js'
+
+/** ip(8), bridge(8) and wg(8). */
+export type Program = 'ip' | 'bridge' | 'wg'
 
 export interface KernelObject {
   /** Names it among all objects of its host. */
@@ -12,7 +15,7 @@ export interface KernelObject {
   readonly spec: string
   /** In what order objects are made: those of a higher rank build on those of a lower. */
   readonly rank: number
-  readonly program: 'ip' | 'bridge'
+  readonly program: Program
   /** Lines of the program that make or correct it. Those that delete may fail. */
   readonly put: readonly string[]
   /** The line that takes it away. */
@@ -130,6 +133,32 @@ export class RouteToDevice implements KernelObject {
     this.spec = `dev ${device}`
     const scope = family === 4 ? ' scope global' : ''
     this.#line = `${destination} ${this.spec} proto ${ROUTE_PROTOCOL}${scope}`
+  }
+
+  get put(): readonly string[] {
+    return [`route replace ${this.#line}`]
+  }
+
+  get remove(): string {
+    return `route delete ${this.#line}`
+  }
+}
+
+/**
+ * Packets to our Network that no device of ours takes go nowhere, and their
+ * senders hear so. Without it they would leave in the clear while a device that
+ * encrypts is gone.
+ */
+export class RouteToNowhere implements KernelObject {
+  readonly rank = 0
+  readonly program = 'ip'
+  readonly key: string
+  readonly spec = `unreachable metric ${LAST_METRIC}`
+  readonly #line: string
+
+  constructor(destination: string) {
+    this.key = `refusal ${destination}`
+    this.#line = `unreachable ${destination} metric ${LAST_METRIC} proto ${ROUTE_PROTOCOL}`
   }
 
   get put(): readonly string[] {

@@ -1,0 +1,385 @@
+import { rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type Link, batch, listLinks, listRoutes, routesTo } from '../linux/iproute.js'
+import { WG_KEY, type WgPeer, showWg } from '../linux/wg.js'
+import { type NetworkConfig, option } from '../subnet/network-config.js'
+import {
+  type Family,
+  type Prefix,
+  baseAddress,
+  containsPrefix,
+  formatAddress,
+  formatPrefix,
+  parsePrefix,
+} from '../subnet/prefix.js'
+import { type Subnet, subnetPrefix } from '../subnet/subnet-key.js'
+import type {
+  BackendContext,
+  BackendPlan,
+  LeaseData,
+  Remote,
+  RouteToRemote,
+} from './backend.js'
+import { BackendError } from './errors.js'
+import { findNetworkRoutes } from './kernel/found.js'
+import { KernelBackend, type KernelPlan, type Wanted } from './kernel/kernel-backend.js'
+import { linkAlias, networksOf } from './kernel/left.js'
+import { type KernelObject, RouteToDevice, RouteToNowhere } from './kernel/objects.js'
+import { endLeft } from './left.js'
+import { OVERHEAD } from './mtu.js'
+import { readNumber } from './options.js'
+import {
+  type WireguardDevice,
+  ensureWireguard,
+  implementationOf,
+} from './wireguard/device.js'
+import { type OwnKey, obtainKey } from './wireguard/keys.js'
+import {
+  type PeerOptions,
+  type WireguardMode,
+  WireguardPeer,
+  wantPeers,
+} from './wireguard/peers.js'
+
+/** flannel's names: that of IPv4 or both families, and that of IPv6. */
+const DEVICES = { 4: 'flannel-wg', 6: 'flannel-wg-v6' } as const
+export const WIREGUARD_DEVICES: readonly string[] = Object.values(DEVICES)
+
+/** flannel's, and WireGuard's own. */
+const DEFAULT_PORTS = { 4: 51_820, 6: 51_821 } as const
+
+/** WireGuard tells nobody of changes to its peers. */
+const POLL_MS = 10_000
+
+/** After so long without a handshake no packet of a peer is taken (the protocol's Reject-After-Time). */
+const SESSION_MS = 180_000
+
+const MODES: readonly WireguardMode[] = ['separate', 'auto', 'ipv4', 'ipv6']
+
+interface WireguardOptions {
+  /** Of a device that carries IPv6 alone in mode separate, the other. */
+  readonly listenPort: number
+  readonly listenPortV6: number
+  /** Of the underlay; undefined for that of its link. */
+  readonly mtu: number | undefined
+  readonly presharedKey: string | undefined
+  readonly keepalive: number
+  readonly mode: WireguardMode
+}
+
+/** Throws BackendError. */
+export function checkWireguard({
+  backend: { options },
+}: NetworkConfig): WireguardOptions {
+  const port = (name: string, family: Family): number => {
+    const range = { least: 0, most: 65_535, otherwise: 0 }
+    return readNumber(options, name, range) || DEFAULT_PORTS[family]
+  }
+  const mtu = readNumber(options, 'MTU', { least: 0, most: 65_535, otherwise: 0 })
+  return {
+    listenPort: port('ListenPort', 4),
+    listenPortV6: port('ListenPortV6', 6),
+    mtu: mtu === 0 ? undefined : mtu,
+    presharedKey: readPresharedKey(option(options, 'PSK')),
+    keepalive: readNumber(options, 'PersistentKeepaliveInterval', {
+      least: 0,
+      most: 65_535,
+      otherwise: 0,
+    }),
+    mode: readMode(option(options, 'Mode')),
+  }
+}
+
+function readPresharedKey(value: unknown): string | undefined {
+  if (value === undefined || value === '') return undefined
+  if (typeof value === 'string' && WG_KEY.test(value)) return value
+  // A secret, nearly.
+  throw new BackendError(
+    'ERR_BACKEND_OPTION',
+    'Backend.PSK is no key of 32 bytes in base64; make one with wg genpsk',
+  )
+}
+
+function readMode(value: unknown = ''): WireguardMode {
+  const mode = value === '' ? 'separate' : MODES.find(each => each === value)
+  if (mode !== undefined) return mode
+  throw new BackendError(
+    'ERR_BACKEND_OPTION',
+    `Backend.Mode is ${JSON.stringify(value)}; no valid Mode configured: it must be ${MODES.join(', ')}`,
+  )
+}
+
+export function planWireguard(context: BackendContext): BackendPlan {
+  const { config, underlay } = context
+  const options = checkWireguard(config)
+  const overlayMtu = (options.mtu ?? underlay.mtu) - OVERHEAD.wireguard()
+  const families = config.families.map(({ network }) => network.family)
+  refuseMissingAddress(context, options.mode, families)
+  let key: Promise<OwnKey> | undefined
+  const findKey = (): Promise<OwnKey> =>
+    (key ??= obtainKey(context.stateDir, context.wireguardKeyFile))
+  return {
+    leaseType: 'wireguard',
+    overlayMtu,
+    leaseData: async () => describeLease(await findKey(), options, families),
+    endLeft: () => endLeft(context),
+    start: async subnet => {
+      const own = await findKey()
+      const presharedKeyFile = join(context.runDir, 'wireguard-psk')
+      const { presharedKey } = options
+      await rm(presharedKeyFile, { force: true })
+      if (presharedKey !== undefined)
+        await writeFile(presharedKeyFile, `${presharedKey}\n`, { mode: 0o400 })
+      const devices = devicesFor(context, options, { subnet, key: own, mtu: overlayMtu })
+      const peers: PeerOptions = {
+        ...options,
+        presharedKeyFile,
+        publicKey: own.publicKey,
+        addresses: underlay.addresses,
+      }
+      const plan = new WireguardPlan(context, devices, peers)
+      return await KernelBackend.start(context, plan)
+    },
+  }
+}
+
+function refuseMissingAddress(
+  { underlay }: BackendContext,
+  mode: WireguardMode,
+  families: readonly Family[],
+): void {
+  const needed: readonly Family[] = {
+    separate: families,
+    auto: [],
+    ipv4: [4 as const],
+    ipv6: [6 as const],
+  }[mode]
+  const missing = needed.find(family => underlay.addresses[family] === undefined)
+  if (missing !== undefined)
+    throw new BackendError(
+      'ERR_BACKEND_UNSUPPORTED',
+      `the wireguard backend in mode ${mode} needs an IPv${missing} address on ${underlay.device}; set Backend.Mode to auto, or --iface`,
+    )
+}
+
+function describeLease(
+  { publicKey }: OwnKey,
+  { mode, listenPort, listenPortV6 }: WireguardOptions,
+  families: readonly Family[],
+): LeaseData {
+  const portV6 = mode === 'separate' ? listenPortV6 : listenPort
+  return {
+    ...(families.includes(4) && {
+      backendData: { PublicKey: publicKey, Port: listenPort },
+    }),
+    ...(families.includes(6) && {
+      backendV6Data: { PublicKey: publicKey, Port: portV6 },
+    }),
+  }
+}
+
+function devicesFor(
+  context: BackendContext,
+  { mode, listenPort, listenPortV6 }: WireguardOptions,
+  own: { readonly subnet: Subnet; readonly key: OwnKey; readonly mtu: number },
+): WireguardDevice[] {
+  const families = networksOf(context).map(({ family }) => family)
+  const carried = mode === 'separate' ? families.map(family => [family]) : [families]
+  return carried.map(each => {
+    const isOther = mode === 'separate' && each[0] === 6
+    const subnets = each.flatMap(family => subnetPrefix(own.subnet, family) ?? [])
+    return {
+      name: DEVICES[isOther ? 6 : 4],
+      alias: linkAlias(context),
+      mtu: own.mtu,
+      key: own.key,
+      listenPort: isOther ? listenPortV6 : listenPort,
+      families: each,
+      subnets,
+      addresses: subnets.map(subnet => ({
+        family: subnet.family,
+        address: formatAddress(baseAddress(subnet)),
+      })),
+      networks: networksOf(context),
+    }
+  })
+}
+
+class WireguardPlan implements KernelPlan {
+  readonly type = 'wireguard'
+  readonly pollMs = POLL_MS
+  /** A peer's key tells who it is, and what it may send. */
+  readonly verified = undefined
+  readonly #context: BackendContext
+  readonly #devices: readonly WireguardDevice[]
+  readonly #peers: PeerOptions
+  #links: readonly Link[] = []
+  /** Peers as they are wanted, by key. */
+  #wanted: ReadonlyMap<string, WireguardPeer> = new Map()
+  /** Specs of peers that stood as they were wanted: since then an endpoint may have moved. */
+  readonly #stood = new Map<string, string>()
+
+  constructor(
+    context: BackendContext,
+    devices: readonly WireguardDevice[],
+    peers: PeerOptions,
+  ) {
+    this.#context = context
+    this.#devices = devices
+    this.#peers = peers
+  }
+
+  get device(): string {
+    return this.#devices[0]?.name ?? ''
+  }
+
+  get devices(): readonly string[] {
+    return this.#devices.map(({ name }) => name)
+  }
+
+  get #refusals(): RouteToNowhere[] {
+    return networksOf(this.#context).map(
+      network => new RouteToNowhere(formatPrefix(network)),
+    )
+  }
+
+  async ensureDevices(): Promise<string[]> {
+    const links = await listLinks()
+    const isMissing = this.devices.some(name => !links.some(link => link.name === name))
+    // While there is no device, nothing may leave by another.
+    if (isMissing) await batch(this.#refusals.flatMap(({ put }) => put))
+    const mended: string[] = []
+    for (const device of this.#devices) {
+      const link = links.find(({ name }) => name === device.name)
+      if (await ensureWireguard(device, link)) mended.push(device.name)
+    }
+    this.#links = mended.length > 0 ? await listLinks() : links
+    return mended
+  }
+
+  async removeDevices(): Promise<void> {
+    const links = (await listLinks()).filter(({ name }) => this.devices.includes(name))
+    await batch(links.map(({ name }) => `link delete ${name}`))
+  }
+
+  want(remotes: readonly Remote[]): Promise<Wanted> {
+    const { objects: peers, skipped } = wantPeers(remotes, this.#devices, this.#peers)
+    this.#wanted = new Map(peers.map(peer => [peer.key, peer]))
+    for (const key of this.#stood.keys())
+      if (!this.#wanted.has(key)) this.#stood.delete(key)
+    const objects: KernelObject[] = [...peers, ...this.#refusals]
+    for (const network of networksOf(this.#context)) {
+      const { family } = network
+      const { name = '' } = this.#carrierOf(family) ?? {}
+      objects.push(new RouteToDevice(family, formatPrefix(network), name))
+    }
+    return Promise.resolve({ objects, skipped })
+  }
+
+  #carrierOf(family: Family): WireguardDevice | undefined {
+    return this.#devices.find(({ families }) => families.includes(family))
+  }
+
+  async find(): Promise<readonly KernelObject[]> {
+    const routes = networksOf(this.#context).map(network =>
+      findNetworkRoutes([network], this.#carrierOf(network.family)?.name ?? ''),
+    )
+    const peers = this.devices.map(async device => {
+      const found = await showWg(device)
+      return found.peers.map(peer => this.#foundPeer(device, peer))
+    })
+    return (await Promise.all([...routes, ...peers])).flat()
+  }
+
+  /**
+   * A peer that sends from another address than its lease says is believed, as
+   * WireGuard does: its packets are authentic. That ends with its session.
+   */
+  #foundPeer(device: string, peer: WgPeer): WireguardPeer {
+    const found = new WireguardPeer({ device, ...peer }, '')
+    const wanted = this.#wanted.get(found.key)
+    if (wanted === undefined) return found
+    if (wanted.spec === found.spec) {
+      this.#stood.set(found.key, found.spec)
+      return found
+    }
+    const isAlive = Date.now() - (peer.handshakeAt ?? 0) < SESSION_MS
+    const hasStood = this.#stood.get(found.key) === wanted.spec
+    if (!isAlive || !hasStood) return found
+    const asWanted = { device, ...peer, endpoint: wanted.endpoint }
+    return new WireguardPeer(asWanted, '')
+  }
+
+  /** Nothing may lead packets of the network past the devices that encrypt them. */
+  async prove(remotes: readonly Remote[]): Promise<void> {
+    for (const network of networksOf(this.#context)) {
+      await this.#proveRoutes(network)
+      const subnets = remotes.flatMap(
+        ({ subnet }) => subnetPrefix(subnet, network.family) ?? [],
+      )
+      await this.#proveWays(subnets)
+    }
+  }
+
+  /** No route to a part of the network. */
+  async #proveRoutes(network: Prefix): Promise<void> {
+    for (const { destination, nextHops } of await listRoutes(network.family)) {
+      const prefix = parsePrefix(destination)
+      if (!containsPrefix(network, prefix) || this.#isOwnSubnet(prefix)) continue
+      const past = nextHops.find(({ device }) => !this.#isSafe(device))
+      if (past !== undefined)
+        throw unencrypted(
+          `the route ${destination} dev ${past.device}`,
+          `ip -${network.family} route delete ${destination} dev ${past.device}`,
+        )
+    }
+  }
+
+  /** Whatever rules and tables there are. */
+  async #proveWays(subnets: readonly Prefix[]): Promise<void> {
+    const addresses = subnets.map(subnet => formatAddress(baseAddress(subnet)))
+    const ways = await routesTo(addresses)
+    const index = ways.findIndex(way => way !== undefined && !this.#isSafe(way.device))
+    if (index < 0) return
+    throw unencrypted(
+      `the way to ${addresses[index] ?? ''} by ${ways[index]?.device ?? ''}`,
+      'look at ip rule and ip route show table all',
+    )
+  }
+
+  /** By a device of ours, or by none that leaves this host. */
+  #isSafe(device: string): boolean {
+    return device === 'lo' || this.devices.includes(device)
+  }
+
+  #isOwnSubnet(prefix: Prefix): boolean {
+    return this.#devices
+      .flatMap(({ subnets }) => subnets)
+      .some(subnet => containsPrefix(subnet, prefix))
+  }
+
+  routeTo(remote: Remote): RouteToRemote | undefined {
+    const [peer] = wantPeers([remote], this.#devices, this.#peers).objects
+    return peer && { device: peer.device, nextHop: peer.endpoint }
+  }
+
+  describe(): Record<string, unknown> {
+    return {
+      mtu: this.#devices[0]?.mtu,
+      mode: this.#peers.mode,
+      publicKey: this.#peers.publicKey,
+      devices: this.#devices.map(({ name, listenPort }) => ({
+        name,
+        listenPort,
+        implementation: implementationOf(this.#links.find(link => link.name === name)),
+      })),
+    }
+  }
+}
+
+function unencrypted(what: string, remedy: string): BackendError {
+  return new BackendError(
+    'ERR_DEVICE',
+    `packets of the network would leave unencrypted: ${what} leads past WireGuard; ${remedy}`,
+  )
+}
