@@ -22,7 +22,9 @@ const PACKAGES = {
   ip: 'iproute2',
   iperf3: 'iperf3',
   iptables: 'iptables',
+  'linux.uml': 'user-mode-linux',
   make: 'make',
+  modprobe: 'kmod',
   nft: 'nftables',
   nsenter: 'util-linux',
   openssl: 'openssl',
@@ -55,6 +57,9 @@ export const TEST_PROGRAMS = [
   'wg',
   'wireguard-go',
 ]
+
+/** A kernel that runs as a process, and what loads its modules. */
+export const UML_PROGRAMS = ['linux.uml', 'modprobe']
 
 /** The packages of those programs that are not on the path. */
 export function missingPackages(programs, path = PATH) {

@@ -4,6 +4,7 @@ import { planAlloc } from './alloc.js'
 import { BackendError } from './errors.js'
 import { checkExtension, planExtension } from './extension.js'
 import { planHostGw } from './host-gw.js'
+import { IPIP_DEVICE, checkIpip, planIpip } from './ipip.js'
 import { checkUdp, planUdp } from './udp.js'
 import { checkVxlan, planVxlan, vxlanDevices } from './vxlan.js'
 import { WIREGUARD_DEVICES, checkWireguard, planWireguard } from './wireguard.js'
@@ -17,6 +18,9 @@ interface BackendType {
   plan(context: BackendContext): BackendPlan
 }
 
+const CLOUD =
+  'host-gw where all hosts are on one link, or else vxlan or udp, which need nothing of the cloud'
+
 const TYPES: Readonly<Record<string, BackendType>> = {
   udp: { check: checkUdp, plan: planUdp },
   vxlan: { check: checkVxlan, devices: vxlanDevices, plan: planVxlan },
@@ -26,12 +30,19 @@ const TYPES: Readonly<Record<string, BackendType>> = {
     devices: () => WIREGUARD_DEVICES,
     plan: planWireguard,
   },
+  ipip: { check: checkIpip, devices: () => [IPIP_DEVICE], plan: planIpip },
   alloc: { check: () => undefined, plan: planAlloc },
   extension: { check: checkExtension, plan: planExtension },
 }
 
-/** flannel's other types. */
-const MISSING = ['ipip', 'ipsec', 'tencent-vpc']
+/** flannel's other types, of today and before, and what to use instead. */
+const OTHERS: Readonly<Record<string, string>> = {
+  ipsec: 'wireguard, which encrypts too',
+  'tencent-vpc': CLOUD,
+  'aws-vpc': CLOUD,
+  gce: CLOUD,
+  'ali-vpc': CLOUD,
+}
 
 /** Chooses the backend that the configuration names. Throws BackendError; changes nothing. */
 export function planBackend(context: BackendContext): BackendPlan {
@@ -55,10 +66,10 @@ function findType({ backend: { type } }: NetworkConfig): BackendType {
   const known = Object.keys(TYPES)
     .join(', ')
     .replace(/, ([^,]*)$/, ' or $1')
-  if (MISSING.includes(type)) {
+  if (Object.hasOwn(OTHERS, type)) {
     throw new BackendError(
       'ERR_BACKEND_UNSUPPORTED',
-      `backend type ${type} is not supported by this build; set Backend.Type to ${known}`,
+      `backend type ${type} is not supported by this build; set Backend.Type to ${OTHERS[type] ?? ''}`,
     )
   }
   throw new BackendError(

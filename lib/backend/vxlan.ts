@@ -19,8 +19,8 @@ import { BackendError } from './errors.js'
 import { findOnLink } from './host-gw.js'
 import { KernelBackend, type KernelPlan, type Wanted } from './kernel/kernel-backend.js'
 import { linkAlias } from './kernel/left.js'
-import { setUpLink } from './kernel/own-link.js'
-import { type VtepDevice, linesToEnsure } from './kernel/vtep-device.js'
+import { linesToEnsure, setUpLink } from './kernel/own-link.js'
+import { type VtepDevice, vtepDevice } from './kernel/vtep-device.js'
 import { vxlanEncapsulation } from './kernel/verification-rules.js'
 import { MAC, wantVxlan } from './kernel/vxlan-objects.js'
 import { endLeft } from './left.js'
@@ -103,13 +103,14 @@ export function planVxlan(context: BackendContext): BackendPlan {
     leaseData: async () => describeLease(options.vni, await findMacs()),
     endLeft: () => endLeft(context),
     start: async subnet => {
-      const devices = families.map((family): VtepDevice => {
+      const found = await findMacs()
+      const devices = families.map(family => {
         const network = config.families.find(({ network }) => network.family === family)
         const own = subnetPrefix(subnet, family)
         const local = underlay.addresses[family]
         if (network === undefined || own === undefined || local === undefined)
           throw new TypeError(`no subnet of IPv${family}`)
-        return {
+        return vtepDevice({
           ...options,
           family,
           name: deviceName(family, options.vni),
@@ -118,17 +119,12 @@ export function planVxlan(context: BackendContext): BackendPlan {
           link: underlay.device,
           local: formatAddress(local),
           mtu: overlayMtu,
-          mac: '',
+          mac: found.get(family) ?? '',
           addresses: [{ family, address: formatAddress(baseAddress(own)) }],
           networks: [network.network],
-        }
+        })
       })
-      const found = await findMacs()
-      const withMacs = devices.map(device => ({
-        ...device,
-        mac: found.get(device.family) ?? '',
-      }))
-      return await KernelBackend.start(context, new VxlanPlan(context, options, withMacs))
+      return await KernelBackend.start(context, new VxlanPlan(context, options, devices))
     },
   }
 }

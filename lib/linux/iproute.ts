@@ -41,6 +41,8 @@ const vxlanSchema = z.object({
   gbp: z.boolean().default(false),
 })
 
+const ipipSchema = z.object({ local: z.string(), remote: z.string() })
+
 const neighbourSchema = z.object({
   dst: z.string(),
   lladdr: z.string().optional(),
@@ -97,6 +99,7 @@ export interface Link {
   readonly alias: string | undefined
   /** Of a link of that kind. */
   readonly vxlan: Vxlan | undefined
+  readonly ipip: Ipip | undefined
   readonly addresses: readonly LinkAddress[]
 }
 
@@ -108,6 +111,12 @@ export interface Vxlan {
   readonly link: string | undefined
   readonly learning: boolean
   readonly gbp: boolean
+}
+
+/** Addresses of the outer packets; `any` for all. */
+export interface Ipip {
+  readonly local: string
+  readonly remote: string
 }
 
 /** A permanent entry of the neighbour table. */
@@ -156,6 +165,7 @@ export function parseLinks(text: string): Link[] {
     mac: link.address,
     alias: link.ifalias,
     vxlan: readVxlan(link.linkinfo),
+    ipip: readIpip(link.linkinfo),
     addresses: link.addr_info.flatMap(readAddress),
   }))
 }
@@ -195,6 +205,14 @@ function readVxlan(
       gbp: data.gbp,
     }
   )
+}
+
+function readIpip(
+  info: { info_kind?: string | undefined; info_data?: unknown } | undefined,
+): Ipip | undefined {
+  return info?.info_kind === 'ipip'
+    ? ipipSchema.safeParse(info.info_data).data
+    : undefined
 }
 
 /** The routes of the main table. @param protocol of those alone. */

@@ -228,8 +228,8 @@ await inOwnNetwork(t, import.meta.url, async () => {
     await areRefused(t, [
       {
         name: 'a type of flannel',
-        config: network('10.5.0.0/16', { Type: 'wireguard' }),
-        says: /backend type wireguard is not supported by this build; set Backend\.Type to udp, vxlan, host-gw, alloc or extension/,
+        config: network('10.5.0.0/16', { Type: 'ipsec' }),
+        says: /backend type ipsec is not supported by this build; set Backend\.Type to wireguard, which encrypts too/,
       },
       {
         name: 'a type of nobody',

@@ -7,6 +7,7 @@ import {
   containsAddress,
   parseAddress,
 } from '../../subnet/prefix.js'
+import { BackendError } from '../errors.js'
 
 /** What any link of ours is to be. */
 export interface OwnLink {
@@ -19,6 +20,52 @@ export interface OwnLink {
   readonly addresses: readonly { readonly family: Family; readonly address: string }[]
   /** Addresses within are those of an earlier subnet of ours. */
   readonly networks: readonly Prefix[]
+}
+
+/** A link that we make, of one kind. */
+export interface MadeLink extends OwnLink {
+  readonly alias: string
+  /** As ip(8) calls it. */
+  readonly kind: string
+  /** What makes it, as it follows `link add NAME`. */
+  readonly creation: string
+  /** Whether a link of that kind is so in what cannot be changed once it is made. */
+  readonly isCompatible: (link: Link) => boolean
+  /** What to do when the name is taken. */
+  readonly otherwise: string
+}
+
+/** Lines of ip(8) that make a link what it is to be; none when it is. Throws BackendError. */
+export function linesToEnsure(wanted: MadeLink, link: Link | undefined): string[] {
+  if (link === undefined) return linesToMake(wanted)
+  refuseForeign(wanted, link)
+  return wanted.isCompatible(link)
+    ? linesToMend(wanted, link)
+    : [`link delete ${wanted.name}`, ...linesToMake(wanted)]
+}
+
+function linesToMake({ name, creation, alias, mtu, addresses }: MadeLink): string[] {
+  return [
+    `link add ${name} ${creation}`,
+    `link set dev ${name} alias ${alias}`,
+    `link set dev ${name} ${NO_LINK_LOCAL}`,
+    `link set dev ${name} mtu ${mtu} up`,
+    ...addresses.map(address => lineToAdd(name, address)),
+  ]
+}
+
+/** A device of flannel's with our name is taken over; another's is left alone. */
+function refuseForeign({ name, alias, kind, otherwise }: MadeLink, link: Link): void {
+  if (link.kind !== kind)
+    throw new BackendError(
+      'ERR_DEVICE',
+      `there is a device ${name} of kind ${link.kind ?? 'none'}; remove it, or ${otherwise}`,
+    )
+  if (link.alias !== undefined && link.alias !== alias)
+    throw new BackendError(
+      'ERR_DEVICE',
+      `the device ${name} is that of ${link.alias}; ${otherwise}`,
+    )
 }
 
 /** The kernel's router solicitations on a device that leads to no router are noise. */
@@ -53,7 +100,7 @@ export function linesToMend(wanted: OwnLink, link: Link): string[] {
   ]
 }
 
-export function lineToAdd(
+function lineToAdd(
   device: string,
   { family, address }: OwnLink['addresses'][number],
 ): string {

@@ -22,10 +22,12 @@ import {
 export interface Encapsulation {
   /** Outer and inner family. */
   readonly family: Family
-  /** The port that it comes to. */
-  readonly port: number
-  /** What of that is ours. */
+  /** How it comes, and what of that is ours. */
   readonly match: string
+  /** How a fragment comes that hides what of it is ours; undefined where the kernel puts them together first. */
+  readonly fragment: string | undefined
+  /** Where only packets from the network mark it as ours: the device that all of it comes out of. */
+  readonly open: { readonly device: string; readonly network: Prefix } | undefined
   /** EtherType of the inner frame, if there is a frame. */
   readonly etherType: number | undefined
   /** Inner IP header. */
@@ -42,12 +44,32 @@ export function vxlanEncapsulation(
   { port, vni }: { readonly port: number; readonly vni: number },
 ): Encapsulation {
   const frame = UDP_BITS + VXLAN_BITS
+  const way = `udp dport ${port}`
   return {
     family,
-    port,
-    match: `@th,${UDP_BITS + 32},24 ${vni}`,
+    match: `${way} @th,${UDP_BITS + 32},24 ${vni}`,
+    // IPv6 comes to this hook before its fragments are put together: the VNI of one
+    // cannot be read, and no VXLAN device of ours sends such (the MTU sees to that).
+    fragment: family === 6 ? `exthdr frag exists ${way}` : undefined,
+    open: undefined,
     etherType: frame + 96,
     header: frame + ETHERNET_BITS,
+  }
+}
+
+/** IANA's number of IPv4 in an IP packet; names of it mean others, too. */
+const IP_IN_IP = 4
+
+/** RFC 2003: the inner header follows at once. What comes from our Network is ours. */
+export function ipipEncapsulation(device: string, network: Prefix): Encapsulation {
+  const source = `@th,${SOURCE[4]},${network.length} ${keyOf(network)}`
+  return {
+    family: 4,
+    match: `meta l4proto ${IP_IN_IP} ${source}`,
+    fragment: undefined,
+    open: { device, network },
+    etherType: undefined,
+    header: 0,
   }
 }
 
@@ -217,20 +239,15 @@ export function linesOfTable(
           ...families.flatMap(({ encapsulation }) => linesOfInput(encapsulation)),
           '}',
         ]),
-    ...(direct === undefined ? [] : linesOfDirect(direct, elements)),
+    ...linesOfPrerouting(families, direct, elements),
     '}',
   ]
 }
 
-/**
- * IPv6 comes to this hook before its fragments are put together: the VNI of one
- * cannot be read, and no VXLAN device of ours sends such (the MTU sees to that).
- */
-function linesOfInput({ family, port, match }: Encapsulation): string[] {
-  const fragment = `exthdr frag exists udp dport ${port} counter name fragment drop`
+function linesOfInput({ family, match, fragment }: Encapsulation): string[] {
   return [
-    ...(family === 6 ? [fragment] : []),
-    `meta nfproto ipv${family} udp dport ${port} ${match} goto verify${family}`,
+    ...(fragment === undefined ? [] : [`${fragment} counter name fragment drop`]),
+    `meta nfproto ipv${family} ${match} goto verify${family}`,
   ]
 }
 
@@ -287,26 +304,48 @@ function setOf(name: string, type: string, elements: Elements): string[] {
   ]
 }
 
-/** What comes by the underlay must be of a subnet that is leased, and reached by the underlay. */
-function linesOfDirect(
-  { device, networks }: NonNullable<VerificationRules['direct']>,
+/** What has come out of a device, or by the underlay as it is. */
+function linesOfPrerouting(
+  families: readonly VerifiedFamily[],
+  direct: VerificationRules['direct'],
   elements: Elements,
 ): string[] {
-  const families = networks.map(({ family }) => family)
+  const lines = [
+    ...families.flatMap(linesOfDevice),
+    ...(direct === undefined ? [] : linesOfDirect(direct)),
+  ]
+  if (lines.length === 0) return []
   return [
-    ...families.flatMap(family =>
+    ...(direct?.networks ?? []).flatMap(({ family }) =>
       setOf(`leased${family}`, `type ipv${family}_addr; flags interval;`, elements),
     ),
     'chain prerouting {',
     'type filter hook prerouting priority raw; policy accept;',
-    ...networks.flatMap(network => {
-      const { family } = network
-      const from = `iifname "${device}" ${SADDR[family]} ${formatPrefix(network)}`
-      return [
-        `${from} ${SADDR[family]} != @leased${family} counter name wrongSource drop`,
-        `${from} fib saddr . iif oif missing counter name reversePath drop`,
-      ]
-    }),
+    ...lines,
     '}',
   ]
+}
+
+/** Another source than one of the network was not looked at outside. */
+function linesOfDevice({ encapsulation: { family, open } }: VerifiedFamily): string[] {
+  if (open === undefined) return []
+  const { device, network } = open
+  return [
+    `iifname "${device}" ${SADDR[family]} != ${formatPrefix(network)} counter name wrongSource drop`,
+  ]
+}
+
+/** What comes by the underlay must be of a subnet that is leased, and reached by the underlay. */
+function linesOfDirect({
+  device,
+  networks,
+}: NonNullable<VerificationRules['direct']>): string[] {
+  return networks.flatMap(network => {
+    const { family } = network
+    const from = `iifname "${device}" ${SADDR[family]} ${formatPrefix(network)}`
+    return [
+      `${from} ${SADDR[family]} != @leased${family} counter name wrongSource drop`,
+      `${from} fib saddr . iif oif missing counter name reversePath drop`,
+    ]
+  })
 }

@@ -71,13 +71,51 @@ t.test('a lease of udp and alloc names no type, as flannel has it', t => {
   t.end()
 })
 
-t.test("flannel's other types are refused by name, with what there is", t => {
-  for (const type of ['wireguard', 'ipip', 'ipsec', 'tencent-vpc']) {
+t.test("flannel's other types are refused by name, with what to use instead", t => {
+  const cloud =
+    'host-gw where all hosts are on one link, or else vxlan or udp, which need nothing of the cloud'
+  for (const [type, instead] of [
+    ['ipsec', 'wireguard, which encrypts too'],
+    ['tencent-vpc', cloud],
+    ['aws-vpc', cloud],
+    ['gce', cloud],
+    ['ali-vpc', cloud],
+  ] as const)
     t.equal(
       refusal(t, { Backend: { Type: type } }, 'ERR_BACKEND_UNSUPPORTED'),
-      `backend type ${type} is not supported by this build; set Backend.Type to udp, vxlan, host-gw, alloc or extension`,
+      `backend type ${type} is not supported by this build; set Backend.Type to ${instead}`,
     )
-  }
+  t.end()
+})
+
+t.test('wireguard takes 80 off the MTU, and refuses options that make no sense', t => {
+  const mtuOf = (backend: object): number =>
+    planBackend(context({ Backend: { Type: 'wireguard', ...backend } })).overlayMtu
+  t.equal(mtuOf({}), 1420)
+  t.equal(mtuOf({ MTU: 1400 }), 1320)
+  const refused = (backend: object): string =>
+    refusal(t, { Backend: { Type: 'wireguard', ...backend } }, 'ERR_BACKEND_OPTION')
+  t.match(refused({ Mode: 'both' }), /no valid Mode configured: it must be separate, /)
+  t.match(refused({ ListenPort: 70_000 }), /^Backend\.ListenPort is 70000/)
+  t.match(refused({ ListenPortV6: '51821' }), /^Backend\.ListenPortV6 is "51821"/)
+  t.match(refused({ PersistentKeepaliveInterval: -1 }), /KeepaliveInterval is -1/)
+  const secret = 'c2VjcmV0IGJ1dCB0b28gc2hvcnQ='
+  t.notMatch(refused({ PSK: secret }), secret, 'a secret, nearly')
+  t.match(refused({ PSK: 5 }), /^Backend\.PSK is no key/)
+  t.end()
+})
+
+t.test('ipip takes a header off the MTU, and carries IPv4 alone', t => {
+  const ipip = { Backend: { Type: 'ipip' } }
+  t.equal(planBackend(context(ipip)).overlayMtu, 1480)
+  t.match(
+    refusal(
+      t,
+      { ...ipip, EnableIPv6: true, IPv6Network: 'fd00:5::/48' },
+      'ERR_BACKEND_UNSUPPORTED',
+    ),
+    /^the ipip backend carries IPv4 alone; use vxlan or wireguard/,
+  )
   t.end()
 })
 
@@ -85,7 +123,7 @@ t.test('a type that nobody knows is refused by name, with what there is', t => {
   for (const type of ['gre', 'constructor', '__proto__', '']) {
     t.equal(
       refusal(t, { Backend: { Type: type } }, 'ERR_BACKEND_UNKNOWN'),
-      `unknown backend type: ${type}; set Backend.Type to udp, vxlan, host-gw, alloc or extension`,
+      `unknown backend type: ${type}; set Backend.Type to udp, vxlan, host-gw, wireguard, ipip, alloc or extension`,
     )
   }
   t.end()

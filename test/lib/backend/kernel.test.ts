@@ -7,10 +7,8 @@ import {
   changesBetween,
 } from '../../../lib/backend/kernel/objects.js'
 import { Rivalry } from '../../../lib/backend/kernel/rivalry.js'
-import {
-  type VtepDevice,
-  linesToEnsure,
-} from '../../../lib/backend/kernel/vtep-device.js'
+import { linesToEnsure } from '../../../lib/backend/kernel/own-link.js'
+import { type VtepFields, vtepDevice } from '../../../lib/backend/kernel/vtep-device.js'
 import { type Direct, wantHostGw } from '../../../lib/backend/host-gw.js'
 import type { Wanted } from '../../../lib/backend/kernel/kernel-backend.js'
 import { wantVxlan } from '../../../lib/backend/kernel/vxlan-objects.js'
@@ -21,7 +19,7 @@ import { ManualClock } from '../../fakes/manual-clock.js'
 import { fc, holds } from '../../helpers/property.js'
 import { anyWalk, remote, toRemote } from './remote-walks.js'
 
-const DEVICE: VtepDevice = {
+const FIELDS: VtepFields = {
   family: 4,
   subnet: parsePrefix('10.5.1.0/24'),
   name: 'flannel.1',
@@ -37,8 +35,9 @@ const DEVICE: VtepDevice = {
   addresses: [{ family: 4, address: '10.5.1.0' }],
   networks: [parsePrefix('10.5.0.0/16')],
 }
-const DEVICE6: VtepDevice = {
-  ...DEVICE,
+const DEVICE = vtepDevice(FIELDS)
+const DEVICE6 = vtepDevice({
+  ...FIELDS,
   family: 6,
   subnet: parsePrefix('fd00:5:0:1::/64'),
   name: 'flannel-v6.1',
@@ -46,7 +45,7 @@ const DEVICE6: VtepDevice = {
   mac: '02:00:00:00:06:01',
   addresses: [{ family: 6, address: 'fd00:5:0:1::' }],
   networks: [parsePrefix('fd00:5::/48')],
-}
+})
 const NO_DIRECT = { device: 'eth0', addresses: new Set<string>() }
 
 const textOf = (objects: readonly KernelObject[]): string[] =>
@@ -186,6 +185,7 @@ const LINK: Link = {
     learning: false,
     gbp: false,
   },
+  ipip: undefined,
   addresses: [address('10.5.1.0', 32)],
 }
 
