@@ -31,6 +31,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'list every remote, how packets get there, and what the kernel says of it',
     load: async () => (await import('./flannelctl/routes.js')).routesCommand,
   },
+  peers: {
+    summary: 'whether packets reach each remote: time, loss, longest packet, trouble',
+    load: async () => (await import('./flannelctl/peers.js')).peersCommand,
+  },
   drops: {
     summary: 'what the packet path has dropped, why, and who sent it',
     load: async () => (await import('./flannelctl/drops.js')).dropsCommand,

@@ -21,6 +21,9 @@ const EXIT_USAGE = 2
 /** More processes would wait for each other. */
 const MAX_QUEUES = 16
 
+/** A millisecond is the shortest that a timer waits. */
+const MAX_PROBE_RATE = 1000
+
 const USAGE =
   'flanneld [flags]\nflanneld --version\n\nRuns the overlay network of this host.'
 
@@ -64,6 +67,11 @@ function readFlags(args: readonly string[]): DaemonFlags {
   if (queues < 1 || queues > MAX_QUEUES)
     throw new UsageError(
       `--udp-queues is ${queues}; it takes a number from 1 to ${MAX_QUEUES}`,
+    )
+  const rate = flags['probe-rate']
+  if (rate < 0 || rate > MAX_PROBE_RATE)
+    throw new UsageError(
+      `--probe-rate is ${rate}; it takes a number from 0 to ${MAX_PROBE_RATE}`,
     )
   if (isIP(flags['healthz-ip']) === 0)
     throw new UsageError(

@@ -22,10 +22,31 @@ const lease = z.looseObject({
   }),
 })
 
+/** What is measured of the way to a remote, once the daemon measures it. */
+const path = z.looseObject({
+  state: z.enum(['unknown', 'up', 'silent', 'unreachable']),
+  roundTripMs: z.number().nullable(),
+  loss: z.number().nullable(),
+  overlayRoundTripMs: z.number().nullable(),
+  overlayLoss: z.number().nullable(),
+  pathMtu: z.number().nullable(),
+  trouble: z.string().nullable(),
+})
+
+/** Of backends that keep one with each remote. */
+const session = z.object({
+  handshakeSeconds: z.number().nullable(),
+  sentBytes: z.number(),
+  receivedBytes: z.number(),
+  trouble: z.string().nullable(),
+})
+
 const remote = z.looseObject({
   subnet: z.string(),
   device: z.string().optional(),
   nextHop: z.string().optional(),
+  path: path.optional(),
+  session: session.optional(),
   record: z.looseObject({
     PublicIP: z.string(),
     PublicIPv6: z.string().nullish(),
@@ -55,6 +76,7 @@ const statusSchema = z.looseObject({
     })
     .optional(),
   remotes: z.array(remote).optional(),
+  probes: z.looseObject({ trouble: z.string().nullable() }).optional(),
 })
 
 export type DaemonStatus = z.infer<typeof statusSchema>

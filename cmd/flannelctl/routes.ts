@@ -1,4 +1,4 @@
-import { IcmpEcho } from '../../lib/linux/icmp-echo.js'
+import { IcmpEcho } from '../../lib/probe/icmp-echo.js'
 import { routesTo } from '../../lib/linux/iproute.js'
 import { firstHostAddress, formatAddress, parsePrefix } from '../../lib/subnet/prefix.js'
 import {

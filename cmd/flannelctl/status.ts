@@ -35,6 +35,9 @@ Exits with ${EXIT.failure} when no daemon runs, with ${EXIT.trouble} when one ru
   },
 })
 
+/** Of what may be as long as the network is. */
+const MOST_IGNORED = 5
+
 function isWell({ phase, etcdReachable, troubles }: DaemonStatus): boolean {
   return phase === 'ready' && etcdReachable && Object.keys(troubles).length === 0
 }
@@ -64,16 +67,31 @@ function formatStatus(status: DaemonStatus): string {
     )
   }
   if (backend !== undefined) lines.push(['backend', formatBackend(backend)])
-  if (remotes !== undefined) lines.push(['remotes', String(remotes.length)])
+  const { ignoredRecords } = status
+  if (remotes !== undefined) lines.push(['remotes', formatCount(remotes, ignoredRecords)])
   for (const [part, trouble] of Object.entries(status.troubles)) {
     lines.push(['trouble', `${part}: ${trouble}`])
   }
   for (const [part, note] of Object.entries(status.notes)) {
     lines.push(['note', `${part}: ${note}`])
   }
-  for (const { key, why } of status.ignoredRecords)
+  for (const { key, why } of ignoredRecords.slice(0, MOST_IGNORED))
     lines.push(['ignored', `${key}: ${why}`])
+  if (ignoredRecords.length > MOST_IGNORED) {
+    const more = ignoredRecords.length - MOST_IGNORED
+    lines.push(['ignored', `${more} more (flannelctl status --json has them)`])
+  }
   return lines.map(([name, text]) => `${name.padEnd(8)} ${text}\n`).join('')
+}
+
+/** Hosts that we reach, and records that we cannot use: of another backend type, perhaps. */
+function formatCount(
+  remotes: readonly unknown[],
+  ignored: DaemonStatus['ignoredRecords'],
+): string {
+  const more =
+    ignored.length === 0 ? '' : `, and ${ignored.length} records not usable here`
+  return `${remotes.length}${more}`
 }
 
 function formatExpiry(seconds: number | null): string {

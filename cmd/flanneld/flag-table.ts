@@ -209,6 +209,12 @@ export const FLANNELD_FLAGS = {
     default: '1',
     describe: 'processes that carry the packets of the udp backend, 1 to 16',
   },
+  'probe-rate': {
+    type: 'integer',
+    default: '10',
+    describe:
+      'packets a second, for all remotes together, that measure the ways to them; 0 for none',
+  },
   'embedded-etcd': {
     type: 'boolean',
     default: 'false',

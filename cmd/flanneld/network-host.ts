@@ -1,5 +1,6 @@
 import type { Backend, Remote } from '../../lib/backend/backend.js'
 import { RemoteSelector } from '../../lib/backend/remotes.js'
+import type { Prober } from '../../lib/probe/prober.js'
 import type { Host, Tenure } from '../../lib/subnet/host-lease.js'
 import { TenureEnd } from '../../lib/subnet/tenure-end.js'
 import { runAll, untilAborted } from '../../lib/subnet/loops.js'
@@ -11,6 +12,7 @@ import { startFirewall } from './firewall.js'
 import { keepLeaseCache } from '../../lib/subnet/keep-lease-cache.js'
 import type { LeaseCache } from '../../lib/subnet/lease-cache.js'
 import type { PreparedNetwork } from './prepare-network.js'
+import { describeStates, openProber, targetsOf } from './probe-remotes.js'
 import { writeSubnetEnv } from './subnet-env-file.js'
 import { runSubnetHook } from './subnet-hook.js'
 import { printSummary } from './summary.js'
@@ -23,6 +25,7 @@ export interface Serving extends PreparedNetwork {
   readonly backend: Backend
   readonly tenure: Tenure
   readonly sync: RemoteSync
+  readonly prober: Prober
 }
 
 /** This machine's side of holding a subnet: device, routes, firewall, files. */
@@ -61,8 +64,14 @@ export class NetworkHost implements Host {
       const own = tenure.keeper.held
       const selector = new RemoteSelector(own, serving.config, plan.leaseType)
       const choose = (): readonly Remote[] => this.#chooseRemotes(tenure, selector)
-      const sync = new RemoteSync({ backend, choose, clock, log })
-      await this.#run({ ...serving, sync }, signal)
+      const { underlay } = this.#prepared
+      const rate = this.#context.flags['probe-rate']
+      const prober = openProber({ backend, underlay, rate, clock, log })
+      const applied = (remotes: readonly Remote[]): void => {
+        prober.aimAt(targetsOf(remotes, { backend, underlay }))
+      }
+      const sync = new RemoteSync({ backend, choose, applied, clock, log })
+      await this.#run({ ...serving, sync, prober }, signal)
     } finally {
       this.#backend = undefined
       this.#forget()
@@ -92,13 +101,14 @@ export class NetworkHost implements Host {
     state.report('backend', undefined)
     state.note('lease', undefined)
     state.note('remotes', undefined)
+    state.note('peers', undefined)
     state.note('backend', undefined)
     state.ignoredRecords = []
     state.phase = 'starting'
   }
 
   async #run(serving: Serving, signal: AbortSignal): Promise<void> {
-    const { config, subnet, backend, sync } = serving
+    const { config, subnet, backend, sync, prober } = serving
     this.#publishStatus(serving)
     this.#publishTroubles(serving)
     const firewall = await startFirewall(this.#context, {
@@ -109,6 +119,7 @@ export class NetworkHost implements Host {
     await runAll(signal, [
       each => this.#followView(serving, each),
       each => sync.run(each),
+      each => keepProbing(prober, each),
       each => backend.run(each),
       each => firewall.run(each),
       keepLeaseCache({
@@ -169,7 +180,7 @@ export class NetworkHost implements Host {
   }
 
   /** Says what is not as it should be: the backend, the age of the lease, a permit that ran out. */
-  #publishTroubles({ tenure, sync, backend }: Serving): void {
+  #publishTroubles({ tenure, sync, backend, prober }: Serving): void {
     const { keeper, permit } = tenure
     const { state, clock, renewMarginMs } = this.#context
     state.report('remotes', () => sync.trouble)
@@ -181,6 +192,7 @@ export class NetworkHost implements Host {
     )
     state.note('remotes', () => sync.shared.describe())
     state.note('backend', () => backend.note)
+    state.note('peers', () => describeStates(prober))
     state.note('lease', () => {
       const left = keeper.provenUntil - clock.now()
       return left > renewMarginMs
@@ -190,8 +202,8 @@ export class NetworkHost implements Host {
   }
 
   #publishStatus(serving: Serving): void {
-    const { state, clock } = this.#context
-    const { config, backend, holder, tenure, sync } = serving
+    const { state, clock, flags } = this.#context
+    const { config, backend, holder, tenure, sync, prober } = serving
     const { keeper, permit } = tenure
     state.publish('networks', () =>
       config.families.map(({ network }) => formatPrefix(network)),
@@ -206,14 +218,31 @@ export class NetworkHost implements Host {
       record: JSON.parse(formatHolder(holder)) as unknown,
     }))
     state.publish('backend', () => backend.describe())
-    state.publish('remotes', () =>
-      sync.remotes.map(remote => ({
-        subnet: formatSubnet(remote.subnet),
-        ...backend.routeTo(remote),
-        record: JSON.parse(formatHolder(remote.holder)) as unknown,
-      })),
-    )
+    state.publish('probes', () => ({
+      rate: flags['probe-rate'],
+      sent: prober.sentCount,
+      trouble: prober.trouble ?? null,
+    }))
+    state.publish('remotes', async () => {
+      const sessions = await backend.sessions?.().catch(() => undefined)
+      return sync.remotes.map(remote => {
+        const subnet = formatSubnet(remote.subnet)
+        return {
+          subnet,
+          ...backend.routeTo(remote),
+          record: JSON.parse(formatHolder(remote.holder)) as unknown,
+          ...(prober.trouble === undefined && { path: prober.report(subnet) }),
+          session: sessions?.(remote),
+        }
+      })
+    })
   }
+}
+
+/** Without it the daemon goes on: nothing depends on what is measured. */
+async function keepProbing(prober: Prober, signal: AbortSignal): Promise<void> {
+  await prober.run(signal)
+  await untilAborted(signal)
 }
 
 function describeReason(reason: unknown): string {

@@ -19,6 +19,8 @@ export interface RemoteSyncOptions {
   readonly backend: Pick<Backend, 'apply'>
   /** The list as it is to be now. */
   readonly choose: () => readonly Remote[]
+  /** Hears of each list that the backend has taken. */
+  readonly applied: (remotes: readonly Remote[]) => void
   readonly clock: Clock
   readonly log: Logger
 }
@@ -106,6 +108,7 @@ export class RemoteSync {
     this.#note(remotes)
     await this.#options.backend.apply(remotes)
     this.#applied = remotes
+    this.#options.applied(remotes)
   }
 }
 

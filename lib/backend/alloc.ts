@@ -1,5 +1,10 @@
 import { untilAborted } from '../subnet/loops.js'
-import type { Backend, BackendContext, BackendPlan } from './backend.js'
+import {
+  type Backend,
+  type BackendContext,
+  type BackendPlan,
+  UNKNOWN_REACH,
+} from './backend.js'
 import { OVERHEAD } from './mtu.js'
 import { endLeft } from './left.js'
 
@@ -21,6 +26,7 @@ class AllocBackend implements Backend {
   readonly device: string
   readonly trouble = undefined
   readonly note = undefined
+  readonly reach = UNKNOWN_REACH
 
   constructor(device: string) {
     this.device = device

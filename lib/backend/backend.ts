@@ -64,6 +64,29 @@ export interface BackendPlan {
   endLeft(): Promise<void>
 }
 
+/** What tells whether packets of ours reach a remote. */
+export interface Reach {
+  /** Every host has the first address of its subnet on a device, and answers there. */
+  readonly isAnsweredAtBase: boolean
+  /** How packets travel, for people: `UDP 8285`. */
+  readonly carrier: string
+  /** UDP ports of remotes that packets of ours go to. */
+  readonly ports: readonly number[]
+}
+
+/** Of a backend that leaves to others how packets travel, or to the kernel's plain routes. */
+export const UNKNOWN_REACH: Reach = { isAnsweredAtBase: false, carrier: '', ports: [] }
+
+/** What a device that keeps a session with each remote knows of it. */
+export interface Session {
+  /** Seconds since both sides have agreed on keys; null when they never have. */
+  readonly handshakeSeconds: number | null
+  readonly sentBytes: number
+  readonly receivedBytes: number
+  /** Why there is none, in the operator's words; null when there is. */
+  readonly trouble: string | null
+}
+
 /** A backend makes this host match the leases. */
 export interface Backend {
   /** Device that packets to remotes leave by. */
@@ -74,6 +97,11 @@ export interface Backend {
 
   /** The way to a remote that was applied; undefined when this backend makes none. */
   routeTo(remote: Remote): RouteToRemote | undefined
+
+  readonly reach: Reach
+
+  /** The sessions with remotes, where there are such. Throws Error when they cannot be read. */
+  sessions?(): Promise<(remote: Remote) => Session | undefined>
 
   /** Allows forwarding until `untilMs` of the clock, for backends whose packets we carry. */
   permit(untilMs: number): Promise<void>

@@ -15,6 +15,7 @@ import {
   type BackendContext,
   type BackendPlan,
   type Remote,
+  UNKNOWN_REACH,
   publicAddress,
 } from './backend.js'
 import { BackendError } from './errors.js'
@@ -148,6 +149,7 @@ function tellOf(remote: Remote): Told {
 }
 
 class ExtensionBackend implements Backend {
+  readonly reach = UNKNOWN_REACH
   readonly device: string
   readonly note = undefined
   readonly #context: BackendContext

@@ -13,6 +13,7 @@ import {
   type BackendPlan,
   type Remote,
   type RouteToRemote,
+  UNKNOWN_REACH,
   publicAddress,
 } from './backend.js'
 import { BackendError } from './errors.js'
@@ -98,6 +99,7 @@ export function wantHostGw(
 
 class HostGwPlan implements KernelPlan {
   readonly type = 'host-gw'
+  readonly reach = UNKNOWN_REACH
   readonly devices = []
   readonly #context: BackendContext
 

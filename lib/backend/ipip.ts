@@ -10,6 +10,7 @@ import { formatSubnet, subnetPrefix } from '../subnet/subnet-key.js'
 import {
   type BackendContext,
   type BackendPlan,
+  type Reach,
   type Remote,
   type RouteToRemote,
   publicAddress,
@@ -169,6 +170,10 @@ class IpipPlan implements KernelPlan {
   routeTo(remote: Remote): RouteToRemote | undefined {
     const address = publicAddress(remote, 4)
     return address && { device: IPIP_DEVICE, nextHop: formatAddress(address) }
+  }
+
+  get reach(): Reach {
+    return { isAnsweredAtBase: true, carrier: 'IP protocol 4', ports: [] }
   }
 
   get verified(): KernelPlan['verified'] {

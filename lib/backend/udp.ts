@@ -17,6 +17,7 @@ import type {
   Backend,
   BackendContext,
   BackendPlan,
+  Reach,
   Remote,
   RouteToRemote,
 } from './backend.js'
@@ -158,6 +159,11 @@ class UdpBackend implements Backend {
       device: this.device,
       nextHop: formatEndpoint(address, this.#context.port),
     }
+  }
+
+  get reach(): Reach {
+    const { port } = this.#context
+    return { isAnsweredAtBase: true, carrier: `UDP ${port}`, ports: [port] }
   }
 
   #forwardingState(remotes: readonly Remote[]): ForwardingState {

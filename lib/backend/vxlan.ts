@@ -11,6 +11,7 @@ import {
   type BackendContext,
   type BackendPlan,
   type LeaseData,
+  type Reach,
   type Remote,
   type RouteToRemote,
   publicAddress,
@@ -262,6 +263,11 @@ class VxlanPlan implements KernelPlan {
       return { device: device.name, nextHop: formatAddress(baseAddress(prefix)) }
     }
     return undefined
+  }
+
+  get reach(): Reach {
+    const { port } = this.#options
+    return { isAnsweredAtBase: true, carrier: `UDP ${port}`, ports: [port] }
   }
 
   get verified(): KernelPlan['verified'] {

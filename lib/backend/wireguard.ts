@@ -17,8 +17,10 @@ import type {
   BackendContext,
   BackendPlan,
   LeaseData,
+  Reach,
   Remote,
   RouteToRemote,
+  Session,
 } from './backend.js'
 import { BackendError } from './errors.js'
 import { findNetworkRoutes } from './kernel/found.js'
@@ -38,6 +40,7 @@ import {
   type PeerOptions,
   type WireguardMode,
   WireguardPeer,
+  peerKey,
   wantPeers,
 } from './wireguard/peers.js'
 
@@ -363,6 +366,33 @@ class WireguardPlan implements KernelPlan {
     return peer && { device: peer.device, nextHop: peer.endpoint }
   }
 
+  get reach(): Reach {
+    const ports = [...this.#wanted.values()].map(({ endpoint }) =>
+      Number(endpoint.slice(endpoint.lastIndexOf(':') + 1)),
+    )
+    const [first] = this.#devices
+    return {
+      isAnsweredAtBase: true,
+      carrier: `UDP ${first?.listenPort ?? 0}`,
+      ports: [...new Set(ports)],
+    }
+  }
+
+  async sessions(): Promise<(remote: Remote) => Session | undefined> {
+    const shown = await Promise.all(
+      this.devices.map(async device => {
+        const { peers } = await showWg(device)
+        return peers.map(peer => [peerKey(device, peer.publicKey), peer] as const)
+      }),
+    )
+    const peers = new Map(shown.flat())
+    return remote => {
+      const [wanted] = wantPeers([remote], this.#devices, this.#peers).objects
+      const peer = wanted && peers.get(wanted.key)
+      return peer && describeSession(peer, wanted.endpoint)
+    }
+  }
+
   describe(): Record<string, unknown> {
     return {
       mtu: this.#devices[0]?.mtu,
@@ -374,6 +404,22 @@ class WireguardPlan implements KernelPlan {
         implementation: implementationOf(this.#links.find(link => link.name === name)),
       })),
     }
+  }
+}
+
+/** No answer to our handshakes is all that WireGuard gives away of what is wrong. */
+function describeSession(peer: WgPeer, endpoint: string): Session {
+  const { handshakeAt, sentBytes, receivedBytes } = peer
+  const age = handshakeAt === undefined ? null : (Date.now() - handshakeAt) / 1000
+  const isOver = age === null || age * 1000 > SESSION_MS
+  return {
+    handshakeSeconds: age === null ? null : Math.round(age),
+    sentBytes,
+    receivedBytes,
+    trouble:
+      isOver && sentBytes > 0
+        ? `no handshake with ${endpoint}: a firewall drops its UDP port, its record has an old key, or Backend.PSK is not the same on both hosts (flannelctl config apply there)`
+        : null,
   }
 }
 

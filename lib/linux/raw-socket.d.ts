@@ -10,15 +10,19 @@ declare module 'raw-socket' {
       address: string,
       done: (error: Error | null, bytes: number) => void,
     ): void
+    /** setsockopt(2). Throws Error. */
+    setOption(level: number, option: number, value: Buffer, length: number): void
     close(): void
   }
 
   const raw: {
-    Protocol: { ICMP: number }
-    createSocket(options: { protocol: number; bufferSize?: number }): RawSocket
-    /** The Internet checksum (RFC 1071) of the whole buffer. */
-    createChecksum(packet: Buffer): number
-    writeChecksum(packet: Buffer, offset: number, checksum: number): void
+    Protocol: { ICMP: number; ICMPv6: number }
+    AddressFamily: { IPv4: number; IPv6: number }
+    createSocket(options: {
+      protocol: number
+      addressFamily?: number
+      bufferSize?: number
+    }): RawSocket
   }
   export default raw
 }

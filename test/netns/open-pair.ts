@@ -10,7 +10,7 @@ import { mkdir, readFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
-import { askDaemon } from '../../cmd/flannelctl/daemon-status.js'
+import { type DaemonStatus, askDaemon } from '../../cmd/flannelctl/daemon-status.js'
 import {
   ipInside,
   makeNamespaces,
@@ -38,6 +38,8 @@ export interface Pair {
   /** This host's own overlay address of a family. */
   addressOf(side: Side, family: 4 | 6): string
   path(side: Side): Promise<PathStatus>
+  /** What its daemon says of itself. */
+  status(side: Side): Promise<DaemonStatus>
   /** What its daemon says of its backend. */
   backend(side: Side): Promise<Readonly<Record<string, unknown>>>
   stop(side: Side, signal: NodeJS.Signals): Promise<void>
@@ -152,7 +154,13 @@ export async function openPair(
     const places = Object.entries(flagsOf(side)).map(
       ([flag, value]) => `--${flag}=${value}`,
     )
-    const common = ['--iface=eth0', `--etcd-endpoints=${ETCD}`, ...places]
+    // Whoever counts packets counts his own.
+    const common = [
+      '--probe-rate=0',
+      '--iface=eth0',
+      `--etcd-endpoints=${ETCD}`,
+      ...places,
+    ]
     const command = [process.execPath, PROGRAM, ...common, ...more]
     daemons.set(side, start(side, 'flanneld', command))
   }
@@ -254,6 +262,11 @@ export async function openPair(
     inside,
     addressOf,
     path,
+    status: async side => {
+      const status = await askDaemon(flagsOf(side))
+      if (status === undefined) throw new Error(`host ${side} has no daemon`)
+      return status
+    },
     backend,
     stop,
     environment,

@@ -13,7 +13,9 @@ export async function openTestLab(
   t: Test,
   options: LabOptions & { readonly name: string },
 ): Promise<Lab> {
-  const lab = await openLab(options)
+  // Whoever counts packets counts his own.
+  const flags = ['--probe-rate=0', ...(options.flags ?? [])]
+  const lab = await openLab({ ...options, flags })
   t.teardown(async () => {
     await lab.close()
   })

@@ -342,6 +342,7 @@ export class SimulatedHost {
         },
       },
       choose: () => selector.select(view.table.records()).remotes,
+      applied: () => undefined,
       clock: this.clock,
       log: silent,
     })

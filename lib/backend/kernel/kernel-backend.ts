@@ -1,4 +1,11 @@
-import type { Backend, BackendContext, Remote, RouteToRemote } from '../backend.js'
+import type {
+  Backend,
+  BackendContext,
+  Reach,
+  Remote,
+  RouteToRemote,
+  Session,
+} from '../backend.js'
 import { runAll } from '../../subnet/loops.js'
 import { endLeftPaths } from '../udp/packet-path.js'
 import { findObjects } from './found.js'
@@ -27,6 +34,8 @@ export interface KernelPlan {
   /** Milliseconds between looks, where the kernel does not tell of every change. */
   readonly pollMs?: number
   routeTo(remote: Remote): RouteToRemote | undefined
+  readonly reach: Reach
+  sessions?: Backend['sessions']
   /** How packets of remotes are told from those that somebody has forged; undefined when the device does. */
   readonly verified: Pick<VerificationRules, 'families' | 'direct'> | undefined
   /** For the status. */
@@ -129,6 +138,14 @@ export class KernelBackend implements Backend {
 
   routeTo(remote: Remote): RouteToRemote | undefined {
     return this.#plan.routeTo(remote)
+  }
+
+  get reach(): Reach {
+    return this.#plan.reach
+  }
+
+  async sessions(): Promise<(remote: Remote) => Session | undefined> {
+    return (await this.#plan.sessions?.()) ?? (() => undefined)
   }
 
   async permit(): Promise<void> {

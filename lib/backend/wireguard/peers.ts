@@ -47,7 +47,7 @@ export class WireguardPeer implements KernelObject {
     this.device = device
     this.endpoint = endpoint
     this.#line = `${device} peer ${publicKey}`
-    this.key = `wireguard ${this.#line}`
+    this.key = peerKey(device, publicKey)
     const allowed = [...fields.allowedIps].sort().join(',')
     const settings = `endpoint ${endpoint} persistent-keepalive ${fields.keepalive} allowed-ips ${allowed}`
     this.spec = `${settings} psk ${digestOf(presharedKey)}`
@@ -62,6 +62,10 @@ export class WireguardPeer implements KernelObject {
   get remove(): string {
     return `${this.#line} remove`
   }
+}
+
+export function peerKey(device: string, publicKey: string): string {
+  return `wireguard ${device} peer ${publicKey}`
 }
 
 /** A device, and what its peers are told by. */

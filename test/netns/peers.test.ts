@@ -1,0 +1,114 @@
+/** What the daemon measures of the ways to its remotes, and how it tells what is wrong. */
+import t from 'tap'
+import type { DaemonStatus } from '../../cmd/flannelctl/daemon-status.js'
+import { CommandError } from '../../lib/linux/run.js'
+import { type Side, openPair, reaches } from './open-pair.js'
+import { happens } from './open-test-lab.js'
+
+const NETWORK = { Network: '10.5.0.0/16' }
+const PROBING = ['--probe-rate=50']
+
+const pair = await openPair(t, 'peers', NETWORK, { flags: PROBING })
+
+const run = (side: Side, line: string): Promise<string> =>
+  pair.inside(side, ...line.split(' '))
+
+type Path = NonNullable<NonNullable<DaemonStatus['remotes']>[number]['path']>
+
+async function peersText(): Promise<string> {
+  return await pair.flannelctl(1, 'peers').catch((error: unknown) => {
+    if (error instanceof CommandError) return error.stdout
+    throw error
+  })
+}
+
+async function path(): Promise<Path | undefined> {
+  return (await pair.status(1)).remotes?.[0]?.path
+}
+
+/** Waits until what is told of the remote is so. */
+async function tells(what: string, check: (path: Path) => boolean): Promise<Path> {
+  let last: Path | undefined
+  const isSo = async (): Promise<boolean> => {
+    last = await path()
+    return last !== undefined && check(last)
+  }
+  await happens(what, isSo, 150_000).catch((error: unknown) => {
+    throw new Error(`${String(error)}: ${JSON.stringify(last)}`)
+  })
+  if (last === undefined) throw new Error('there is no remote')
+  return last
+}
+
+t.test('a way that is well is measured', async t => {
+  await happens('packets pass', () => reaches(pair, 4, 100))
+  const { state, roundTripMs, overlayRoundTripMs, trouble } = await tells(
+    'all is measured',
+    peer => peer.pathMtu === 1500 && peer.overlayRoundTripMs !== null,
+  )
+  t.match({ state, trouble }, { state: 'up', trouble: null })
+  t.ok((roundTripMs ?? 0) > 0 && (overlayRoundTripMs ?? 0) > 0)
+  t.match(
+    await peersText(),
+    /^10\.5\.\d+\.0\/24 +192\.0\.2\.2 +up +\d+\.\d\d ms +0% +\d+\.\d\d ms +1500$/m,
+  )
+  t.notMatch(await pair.flannelctl(1, 'status'), 'note')
+})
+
+t.test('loss is counted', async t => {
+  const drop =
+    'table ip loss { chain in { type filter hook input priority 0; icmp type echo-request numgen inc mod 2 0 drop; }; }'
+  await pair.inside(2, 'sh', '-c', `echo '${drop}' | nft -f -`)
+  const { loss } = await tells('it is told', ({ loss }) => (loss ?? 0) > 0.2)
+  t.pass(`${(loss ?? 0) * 100} %`)
+  await run(2, 'nft delete table ip loss')
+})
+
+t.test('a smaller path is found though nobody tells of it', async t => {
+  const drop =
+    'table ip long { chain in { type filter hook prerouting priority 0; ip daddr 192.0.2.2 ip length > 1400 drop; }; }'
+  await pair.inside(2, 'sh', '-c', `echo '${drop}' | nft -f -`)
+  const { pathMtu, trouble } = await tells(
+    'the length is known',
+    ({ pathMtu }) => pathMtu !== null && pathMtu !== 1500,
+  )
+  t.ok((pathMtu ?? 0) <= 1400 && (pathMtu ?? 0) > 1400 - 16, String(pathMtu))
+  t.match(trouble, /takes packets of \d+ bytes, and the link here 1500/)
+  await run(2, 'nft delete table ip long')
+})
+
+t.test('a daemon that is gone is told from a host that is', async t => {
+  await pair.stop(2, 'SIGINT')
+  const away = await tells('it is silent', ({ state }) => state === 'silent')
+  t.match(away.trouble, 'nobody listens on UDP 8285 of 192.0.2.2: flanneld there')
+  const text = await pair.flannelctl(1, 'status')
+  t.match(text, 'peers: 1 of 1 remotes do not answer: flannelctl peers says which')
+
+  await run(2, 'ip link set eth0 down')
+  const gone = await tells('it is unreachable', ({ state }) => state === 'unreachable')
+  t.match(gone.trouble, /192\.0\.2\.2 (does not answer|cannot be reached)/)
+
+  await run(2, 'ip link set eth0 up')
+  await pair.restart(2, 'SIGKILL', [])
+  await tells(
+    'it is up again',
+    ({ state, trouble }) => state === 'up' && trouble === null,
+  )
+})
+
+t.test('a firewall that drops our packets is suspected', async t => {
+  const drop =
+    'table ip closed { chain in { type filter hook input priority 0; udp dport 8285 drop; }; }'
+  await pair.inside(2, 'sh', '-c', `echo '${drop}' | nft -f -`)
+  const { trouble } = await tells('it is silent', ({ state }) => state === 'silent')
+  t.match(trouble, 'nothing through the overlay: a firewall drops UDP 8285')
+  await run(2, 'nft delete table ip closed')
+})
+
+t.test('without probes the command says so', async t => {
+  await pair.restart(1, 'SIGTERM', ['--probe-rate=0'])
+  await happens('the peer is listed', async () =>
+    /^10\.5\.\d+\.0\/24 +192\.0\.2\.2 +unknown +- +- +- +-$/m.test(await peersText()),
+  )
+  t.match(await peersText(), 'the ways to them are not measured: --probe-rate is 0')
+})
