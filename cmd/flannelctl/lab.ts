@@ -1,12 +1,13 @@
 import { spawn } from 'node:child_process'
 import { constants } from 'node:os'
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { CommandError } from '../../lib/linux/run.js'
 import { CommandFailure, type Command, EXIT } from './command.js'
 import { formatTable } from './table.js'
 import { playDemo } from './lab/demo.js'
 import { Lab, type LabOptions, checkLabOptions, openLab } from './lab/lab.js'
-import { existingNamespaces, inside } from './lab/namespaces.js'
+import { existingNamespaces, inside, mountsOfHost, withMounts } from './lab/namespaces.js'
 import {
   DEFAULT_RUN_DIR,
   lockLab,
@@ -204,7 +205,8 @@ async function bringDown({ runDir, name }: LabArguments): Promise<number> {
 
 async function enter({ rest, runDir, name }: LabArguments): Promise<number> {
   const [where = '', ...command] = rest
-  if ((await readRecord(placeOfLab(runDir, name))) === undefined)
+  const place = placeOfLab(runDir, name)
+  if ((await readRecord(place)) === undefined)
     throw new CommandFailure(`there is no lab ${name}; flannelctl lab up builds it`)
   const [namespace] = /^(host|c)\d+$|^underlay$/.test(where)
     ? await existingNamespaces([`${name}-${where}`])
@@ -214,7 +216,11 @@ async function enter({ rest, runDir, name }: LabArguments): Promise<number> {
       `lab ${name} has no ${where}; there are host1, c1, … and underlay`,
     )
   const shell = [process.env['SHELL'] ?? '/bin/sh']
-  return await runInteractively(inside(namespace, command.length > 0 ? command : shell))
+  const line = command.length > 0 ? command : shell
+  const mounts = where.startsWith('host')
+    ? mountsOfHost(join(place.directory, where))
+    : []
+  return await runInteractively(inside(namespace, withMounts(mounts, line)))
 }
 
 /** Runs a command on this terminal; signals of the terminal are the command's. */

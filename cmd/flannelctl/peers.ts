@@ -65,23 +65,23 @@ type Remote = NonNullable<DaemonStatus['remotes']>[number]
 function toPeer({ subnet, record, path, session }: Remote): Peer {
   const { PublicIP, PublicIPv6, HostID } = record
   const { trouble: sessionTrouble = null, ...counters } = session ?? {}
-  const isUp = path?.state === 'up'
+  const state = path?.state ?? 'unknown'
+  // No handshake is the cause where the host is there and nothing comes through.
+  const isCause = state === 'silent' || session?.handshakeSeconds === null
+  const pathTrouble = path?.trouble ?? null
   return {
     subnet,
     hostId: HostID ?? null,
     publicIp: PublicIP === '0.0.0.0' ? (PublicIPv6 ?? PublicIP) : PublicIP,
-    state: path?.state ?? 'unknown',
+    state,
     roundTripMs: path?.roundTripMs ?? null,
     loss: path?.loss ?? null,
     overlayRoundTripMs: path?.overlayRoundTripMs ?? null,
     overlayLoss: path?.overlayLoss ?? null,
     pathMtu: path?.pathMtu ?? null,
     ...counters,
-    // That of the session says more, unless the host is not there at all.
     trouble:
-      path?.state === 'unreachable' || (isUp && path.trouble !== null)
-        ? path.trouble
-        : ((isUp ? null : sessionTrouble) ?? path?.trouble ?? null),
+      state !== 'unreachable' && isCause ? (sessionTrouble ?? pathTrouble) : pathTrouble,
   }
 }
 

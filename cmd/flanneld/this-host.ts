@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import { devicesOf } from '../../lib/backend/backends.js'
+import { devicesOf, leavesRoutes } from '../../lib/backend/backends.js'
 import { BackendError } from '../../lib/backend/errors.js'
 import { findOverlaps } from '../../lib/backend/overlap.js'
 import {
@@ -134,6 +134,7 @@ export async function checkOverlaps(options: {
       host,
       endpoints: addresses,
       ownDevices: [...devicesOf(config), ...(device ? [device] : [])],
+      leavesRoutes: leavesRoutes(config),
       ...(ownSubnet && { ownSubnet }),
     })
   })

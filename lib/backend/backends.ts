@@ -14,6 +14,8 @@ interface BackendType {
   check(config: NetworkConfig): void
   /** flannel's names of its devices, which an earlier run or flannel itself may have left. */
   devices?(config: NetworkConfig): readonly string[]
+  /** The operator makes the routes to other hosts. */
+  readonly leavesRoutes?: boolean
   /** Adds what this host is to it. Throws BackendError; changes nothing. */
   plan(context: BackendContext): BackendPlan
 }
@@ -31,8 +33,8 @@ const TYPES: Readonly<Record<string, BackendType>> = {
     plan: planWireguard,
   },
   ipip: { check: checkIpip, devices: () => [IPIP_DEVICE], plan: planIpip },
-  alloc: { check: () => undefined, plan: planAlloc },
-  extension: { check: checkExtension, plan: planExtension },
+  alloc: { check: () => undefined, leavesRoutes: true, plan: planAlloc },
+  extension: { check: checkExtension, leavesRoutes: true, plan: planExtension },
 }
 
 /** flannel's other types, of today and before, and what to use instead. */
@@ -52,6 +54,11 @@ export function planBackend(context: BackendContext): BackendPlan {
 /** Devices that are ours or flannel's, if they are there. */
 export function devicesOf(config: NetworkConfig): readonly string[] {
   return findType(config).devices?.(config) ?? []
+}
+
+/** Whether routes to parts of the Network are the operator's, and no overlap. */
+export function leavesRoutes(config: NetworkConfig): boolean {
+  return findType(config).leavesRoutes === true
 }
 
 /** Whether this build could run what the configuration asks for. Throws BackendError. */

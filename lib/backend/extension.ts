@@ -1,6 +1,8 @@
+import { readFile, rename, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { z } from 'zod'
 import { CommandError, run } from '../linux/run.js'
 import { splitWords } from '../linux/words.js'
-import { inChunks } from '../subnet/in-chunks.js'
 import { untilAborted } from '../subnet/loops.js'
 import { type NetworkConfig, option } from '../subnet/network-config.js'
 import {
@@ -9,6 +11,7 @@ import {
   formatAddress,
   formatPrefix,
 } from '../subnet/prefix.js'
+import { Slots } from '../subnet/slots.js'
 import { type Subnet, formatSubnet, subnetPrefix } from '../subnet/subnet-key.js'
 import {
   type Backend,
@@ -25,8 +28,11 @@ import { endLeft } from './left.js'
 const TIMEOUT_MS = 60_000
 const MOST_OUTPUT = 64 << 10
 
-/** Commands of remotes that run at the same time. */
-const AT_ONCE = 8
+/** Commands of remotes that run at the same time: one that hangs holds up no others. */
+const AT_ONCE = 16
+
+/** So long a list waits for its commands. */
+const PATIENCE_MS = 2000
 
 /** flannel's names. */
 const COMMANDS = [
@@ -70,7 +76,7 @@ export function planExtension(context: BackendContext): BackendPlan {
     start: async subnet => {
       await endLeft(context)
       await runAtStart('PostStartupCommand', commands, hostVariables(context, subnet))
-      return new ExtensionBackend(context, commands)
+      return new ExtensionBackend(context, commands, await readTold(context))
     },
   }
 }
@@ -120,6 +126,7 @@ async function runCommand(
   command: string,
   variables: Variables,
   input: string,
+  signal?: AbortSignal,
 ): Promise<string | undefined> {
   const [program, ...args] = splitWords(command, variables)
   if (program === undefined) return undefined
@@ -129,14 +136,41 @@ async function runCommand(
     timeoutMs: TIMEOUT_MS,
     maxOutput: MOST_OUTPUT,
     isCombined: true,
+    ...(signal && { signal }),
   })
 }
 
-/** What the commands are told of a remote. */
-interface Told {
-  readonly variables: Variables
+const toldSchema = z.object({
+  variables: z.record(z.string(), z.string()),
   /** Of the other host's making, so it comes by standard input alone. */
-  readonly input: string
+  input: z.string(),
+})
+
+/** What the commands are told of a remote. */
+type Told = z.infer<typeof toldSchema>
+
+interface Entry {
+  readonly told: Told
+  /** To compare by; '' for what an earlier run has told, and until the command has ended well. */
+  readonly text: string
+}
+
+/** Until the machine restarts, what was told is so. */
+function toldFile({ runDir }: BackendContext): string {
+  return join(runDir, 'extension-told.json')
+}
+
+/** What an earlier run has told of, by subnet. */
+async function readTold(context: BackendContext): Promise<ReadonlyMap<string, Told>> {
+  try {
+    const text = await readFile(toldFile(context), 'utf8')
+    return new Map(
+      Object.entries(z.record(z.string(), toldSchema).parse(JSON.parse(text))),
+    )
+  } catch {
+    // None, or none of ours: what is there is told of again.
+    return new Map()
+  }
 }
 
 function tellOf(remote: Remote): Told {
@@ -154,15 +188,31 @@ class ExtensionBackend implements Backend {
   readonly note = undefined
   readonly #context: BackendContext
   readonly #commands: Commands
-  /** By subnet, those of which the commands have been told, as text. */
-  readonly #told = new Map<string, { readonly told: Told; readonly text: string }>()
+  /** By subnet, what the commands are to be told of. */
+  #wanted: ReadonlyMap<string, Entry> = new Map()
+  /** And what they have been told of. */
+  readonly #told = new Map<string, Entry>()
+  /** Subnets that a command is told of at the moment. */
+  readonly #busy = new Set<string>()
+  readonly #slots = new Slots(AT_ONCE)
   /** Why the last command failed that was to tell of a subnet. */
   readonly #failed = new Map<string, string>()
+  /** What is in the file. */
+  #remembered = ''
+  #isWriting = false
+  /** Aborts when the commands are to end. */
+  readonly #stop = new AbortController()
 
-  constructor(context: BackendContext, commands: Commands) {
+  /** @param former what an earlier run has told of: the commands hear of it again, or that it is gone. */
+  constructor(
+    context: BackendContext,
+    commands: Commands,
+    former: ReadonlyMap<string, Told>,
+  ) {
     this.device = context.underlay.device
     this.#context = context
     this.#commands = commands
+    for (const [subnet, told] of former) this.#told.set(subnet, { told, text: '' })
   }
 
   get trouble(): string | undefined {
@@ -172,38 +222,92 @@ class ExtensionBackend implements Backend {
     return `${first[0]}: ${first[1]}${more}`
   }
 
-  /** One that failed is tried again with the next list, every five minutes at the latest. */
+  /**
+   * One that failed is tried again with the next list, every five minutes at the
+   * latest. Commands that take long go on while the next list comes.
+   */
   async apply(remotes: readonly Remote[]): Promise<void> {
-    const wanted = new Map(
+    this.#wanted = new Map(
       remotes.map(remote => {
         const told = tellOf(remote)
-        return [
-          formatSubnet(remote.subnet),
-          { told, text: JSON.stringify(told) },
-        ] as const
+        return [formatSubnet(remote.subnet), { told, text: JSON.stringify(told) }]
       }),
     )
     for (const subnet of this.#failed.keys())
-      if (!wanted.has(subnet)) this.#failed.delete(subnet)
-    await this.#remove([...this.#told.keys()].filter(subnet => !wanted.has(subnet)))
-    const news = [...wanted].filter(
-      ([subnet, { text }]) => this.#told.get(subnet)?.text !== text,
-    )
-    await inChunks(news, AT_ONCE, async ([subnet, entry]) => {
-      if (await this.#tell('SubnetAddCommand', subnet, entry.told))
-        this.#told.set(subnet, entry)
-    })
+      if (!this.#wanted.has(subnet)) this.#failed.delete(subnet)
+    const done = new AbortController()
+    await Promise.race([
+      this.#catchUp(),
+      this.#context.clock.sleep(PATIENCE_MS, done.signal),
+    ])
+    done.abort()
   }
 
-  async #remove(subnets: readonly string[]): Promise<void> {
-    await inChunks(subnets, AT_ONCE, async subnet => {
-      const entry = this.#told.get(subnet)
-      if (entry === undefined) return
-      await this.#tell('SubnetRemoveCommand', subnet, entry.told)
-      // Failed or not: the subnet may be another's by now.
-      this.#told.delete(subnet)
-      this.#failed.delete(subnet)
-    })
+  /** Resolves when the commands have been told of all that is wanted, or have failed. */
+  async #catchUp(): Promise<void> {
+    const subnets = new Set([...this.#told.keys(), ...this.#wanted.keys()])
+    await Promise.all(Array.from(subnets, subnet => this.#tend(subnet)))
+  }
+
+  /** Tells of one subnet, one command after the other. */
+  async #tend(subnet: string): Promise<void> {
+    // Whoever is at it looks again when its command has ended.
+    if (this.#busy.has(subnet)) return
+    this.#busy.add(subnet)
+    try {
+      while (this.#wanted.get(subnet)?.text !== this.#told.get(subnet)?.text) {
+        const wanted = this.#wanted.get(subnet)
+        const isTold = await this.#slots.use(() => this.#tellOnce(subnet))
+        // One that has failed is another's turn, unless something else is wanted by now.
+        if (!isTold && this.#wanted.get(subnet)?.text === wanted?.text) return
+      }
+    } finally {
+      this.#busy.delete(subnet)
+      await this.#remember()
+    }
+  }
+
+  async #tellOnce(subnet: string): Promise<boolean> {
+    const [wanted, told] = [this.#wanted.get(subnet), this.#told.get(subnet)]
+    if (wanted !== undefined) {
+      if (this.#stop.signal.aborted) return false
+      // A command that is stopped half way may have done something.
+      this.#told.set(subnet, { told: wanted.told, text: '' })
+      await this.#remember()
+      const isTold = await this.#tell('SubnetAddCommand', subnet, wanted.told)
+      if (isTold) this.#told.set(subnet, wanted)
+      return isTold
+    }
+    if (told !== undefined) await this.#tell('SubnetRemoveCommand', subnet, told.told)
+    // Failed or not: the subnet may be another's by now.
+    this.#told.delete(subnet)
+    this.#failed.delete(subnet)
+    return true
+  }
+
+  /** Writes down what was told; what changes meanwhile is written next. */
+  async #remember(): Promise<void> {
+    if (this.#isWriting) return
+    this.#isWriting = true
+    try {
+      const file = toldFile(this.#context)
+      for (let text = this.#toldText(); text !== this.#remembered;) {
+        await writeFile(`${file}.new`, text, { mode: 0o600 })
+        await rename(`${file}.new`, file)
+        this.#remembered = text
+        text = this.#toldText()
+      }
+    } finally {
+      this.#isWriting = false
+    }
+  }
+
+  #toldText(): string {
+    const entries = Array.from(
+      this.#told,
+      ([subnet, { told }]) => [subnet, told] as const,
+    )
+    return JSON.stringify(Object.fromEntries(entries))
   }
 
   async #tell(
@@ -213,7 +317,8 @@ class ExtensionBackend implements Backend {
   ): Promise<boolean> {
     const { log } = this.#context
     try {
-      await runCommand(this.#commands[name], variables, input)
+      const { signal } = this.#stop
+      await runCommand(this.#commands[name], variables, input, signal)
       this.#failed.delete(subnet)
       return true
     } catch (error) {
@@ -234,6 +339,7 @@ class ExtensionBackend implements Backend {
 
   async run(signal: AbortSignal): Promise<void> {
     await untilAborted(signal)
+    this.#stop.abort()
   }
 
   describe(): Promise<Record<string, unknown>> {
@@ -246,6 +352,8 @@ class ExtensionBackend implements Backend {
   }
 
   async close(how: 'keep' | 'end'): Promise<void> {
-    if (how === 'end') await this.#remove([...this.#told.keys()])
+    if (how === 'keep') return
+    this.#wanted = new Map()
+    await this.#catchUp()
   }
 }

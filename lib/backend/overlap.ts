@@ -20,6 +20,8 @@ export interface OverlapCheck {
   readonly endpoints: readonly Address[]
   /** Devices of ours from an earlier run. */
   readonly ownDevices: readonly string[]
+  /** Routes to parts of the network are the operator's: they lead to the other hosts. */
+  readonly leavesRoutes?: boolean
   /** The subnet that this host held last: a bridge inside it is what an earlier run was for. */
   readonly ownSubnet?: Prefix
 }
@@ -75,9 +77,10 @@ function overlappingEndpoints({ network, endpoints }: OverlapCheck): string[] {
 
 /** A route is ours by our protocol number; the kernel's own routes were judged as addresses. */
 function overlappingRoutes(check: OverlapCheck): string[] {
-  const { network, host, ownDevices } = check
+  const { network, host, ownDevices, leavesRoutes = false } = check
   return host.routes.flatMap(route => {
     const range = parsePrefix(route.destination)
+    if (leavesRoutes && containsPrefix(network, range)) return []
     const [hop] = route.nextHops
     const own =
       route.protocol === String(ROUTE_PROTOCOL) ||

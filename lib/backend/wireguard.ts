@@ -57,6 +57,9 @@ const POLL_MS = 10_000
 /** After so long without a handshake no packet of a peer is taken (the protocol's Reject-After-Time). */
 const SESSION_MS = 180_000
 
+/** Sides that have something to send agree on new keys after two minutes, and try for 15 s. */
+const REKEYED_MS = 135_000
+
 const MODES: readonly WireguardMode[] = ['separate', 'auto', 'ipv4', 'ipv6']
 
 interface WireguardOptions {
@@ -411,7 +414,7 @@ class WireguardPlan implements KernelPlan {
 function describeSession(peer: WgPeer, endpoint: string): Session {
   const { handshakeAt, sentBytes, receivedBytes } = peer
   const age = handshakeAt === undefined ? null : (Date.now() - handshakeAt) / 1000
-  const isOver = age === null || age * 1000 > SESSION_MS
+  const isOver = age === null || age * 1000 > REKEYED_MS
   return {
     handshakeSeconds: age === null ? null : Math.round(age),
     sentBytes,

@@ -16,6 +16,8 @@ export interface RunOptions {
   readonly maxOutput?: number
   /** Variables besides the path and the locale. */
   readonly environment?: Readonly<Record<string, string>>
+  /** Kills the command when it aborts. */
+  readonly signal?: AbortSignal
   /** Take what it writes to standard error for output too, as it comes. */
   readonly isCombined?: boolean
 }
@@ -82,6 +84,7 @@ export async function run(
     maxOutput = MAX_OUTPUT,
     environment = {},
     isCombined = false,
+    signal,
   }: RunOptions = {},
 ): Promise<string> {
   const line = [program, ...args].join(' ')
@@ -100,6 +103,7 @@ export async function run(
   return await new Promise((resolve, reject) => {
     const settle = (exitCode: number | null, why: string | undefined): void => {
       clearTimeout(timer)
+      signal?.removeEventListener('abort', stop)
       const output = Buffer.concat(stdout).toString()
       const complaint = Buffer.concat(stderr).toString()
       if (why === undefined) resolve(output)
@@ -118,6 +122,10 @@ export async function run(
     const timer = setTimeout(() => {
       giveUp(`gave no answer in ${timeoutMs} ms`)
     }, timeoutMs)
+    const stop = (): void => {
+      giveUp('was stopped')
+    }
+    signal?.addEventListener('abort', stop)
     let size = 0
     const collect = (chunks: Buffer[]) => (chunk: Buffer) => {
       chunks.push(chunk)

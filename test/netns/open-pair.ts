@@ -16,6 +16,7 @@ import {
   makeNamespaces,
   removeNamespaces,
   runInside,
+  withMounts,
 } from '../../cmd/flannelctl/lab/namespaces.js'
 import { LabProcess } from '../../cmd/flannelctl/lab/process.js'
 import { parseVariables } from '../../lib/subnet/subnet-env.js'
@@ -92,13 +93,13 @@ export async function openPair(
       `address add 2001:db8::${side}/64 dev eth0 nodad`,
       'link set eth0 up',
     ])
-  const mounts = new Map<Side, LabProcess>()
-  const amongMounts = (side: Side, command: readonly string[]): readonly string[] => {
-    const pid = mounts.get(side)?.pid
-    return pid === undefined
+  const amongMounts = (side: Side, command: readonly string[]): readonly string[] =>
+    ownDirectories.length === 0
       ? command
-      : ['nsenter', `--mount=/proc/${pid}/ns/mnt`, '--', ...command]
-  }
+      : withMounts(
+          ownDirectories.map(at => ({ from: `${directory}/${side}${at}`, at })),
+          command,
+        )
   const inside = async (side: Side, ...command: readonly string[]): Promise<string> =>
     await runInside(namespaceOf(side), amongMounts(side, command), {
       timeoutMs: 30_000,
@@ -112,21 +113,6 @@ export async function openPair(
     processes.push(started)
     return started
   }
-  if (ownDirectories.length > 0)
-    for (const side of SIDES) {
-      const mount = 'for each; do mkdir -p "$each" && mount -t tmpfs tmpfs "$each"; done'
-      const script = `${mount}; exec sleep infinity`
-      const command = ['unshare', '--mount', 'sh', '-c', script, 'sh', ...ownDirectories]
-      mounts.set(side, start(side, 'mounts', command))
-      const last = ownDirectories.at(-1) ?? ''
-      await happens('the directories are mounted', async () => {
-        const done = inside(side, 'mountpoint', '--quiet', last)
-        return await done.then(
-          () => true,
-          () => false,
-        )
-      })
-    }
   start(1, 'etcd', [
     'etcd',
     `--data-dir=${directory}/etcd`,
@@ -165,7 +151,7 @@ export async function openPair(
     daemons.set(side, start(side, 'flanneld', command))
   }
   for (const side of SIDES) {
-    await mkdir(`${directory}/${side}`)
+    await mkdir(`${directory}/${side}`, { recursive: true })
     startDaemon(side, flags)
   }
   const variables = await Promise.all(

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseVariables } from '../../../lib/subnet/subnet-env.js'
 import { type DaemonStatus, type StatusFlags, askDaemon } from '../daemon-status.js'
+import { mountsOfHost, withMounts } from './namespaces.js'
 import { type Exit, LabProcess, lastLine } from './process.js'
 import { DEFAULT_PREFIX, ETCD_ENDPOINT } from './topology.js'
 import { until } from './until.js'
@@ -64,8 +65,8 @@ export class LabDaemon {
 
   /** Starts it without waiting: what it says while it waits is a test's business. */
   launch(more: readonly string[] = []): void {
-    const { namespace, outlive, flags = [] } = this.#options
-    const command = [
+    const { namespace, outlive, directory, flags = [] } = this.#options
+    const command = withMounts(mountsOfHost(directory), [
       process.execPath,
       this.program,
       '--iface=eth0',
@@ -73,7 +74,7 @@ export class LabDaemon {
       ...this.placeFlags,
       ...flags,
       ...more,
-    ]
+    ])
     this.#process = new LabProcess({ namespace, command, log: this.logFile, outlive })
   }
 

@@ -2,7 +2,13 @@ import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { RunOptions } from '../../../lib/linux/run.js'
 import { LabDaemon, type LabDaemonOptions } from './daemon.js'
-import { ipInside, killInside, runInside } from './namespaces.js'
+import {
+  ipInside,
+  killInside,
+  mountsOfHost,
+  runInside,
+  withMounts,
+} from './namespaces.js'
 import { type PingOptions, type PingResult, ping } from './ping.js'
 import {
   type ContainerAddresses,
@@ -90,6 +96,10 @@ export class LabHost extends LabNode {
     // What Docker sets, since a host with containers is a router.
     await host.run(['sh', '-c', 'echo 1 > /proc/sys/net/ipv4/ip_forward'])
     return host
+  }
+
+  override async run(command: readonly string[], options?: RunOptions): Promise<string> {
+    return await super.run(withMounts(mountsOfHost(this.#directory), command), options)
   }
 
   /** Another daemon of the same host, with a prefix and a subnet file of its own. */

@@ -13,6 +13,35 @@ export function inside(namespace: string, command: readonly string[]): string[] 
   return ['nsenter', `--net=${DIRECTORY}/${namespace}`, '--', ...command]
 }
 
+/** A directory of a host's own, and the place where its programs look for it. */
+export interface Mount {
+  readonly from: string
+  readonly at: string
+}
+
+const MOUNT_AND_RUN =
+  'while [ "$1" != -- ]; do mkdir -p "$1" "$2" && mount --bind "$1" "$2" || exit; shift 2; done; shift; exec "$@"'
+
+/**
+ * The command line that runs `command` with directories of its own, which network
+ * namespaces do not bring; it keeps the pid of what is started.
+ */
+export function withMounts(
+  mounts: readonly Mount[],
+  command: readonly string[],
+): string[] {
+  const words = mounts.flatMap(({ from, at }) => [from, at])
+  return [
+    ...['unshare', '--mount', 'sh', '-c', MOUNT_AND_RUN, 'sh'],
+    ...[...words, '--', ...command],
+  ]
+}
+
+/** Where wireguard-go and wg(8) meet: each host of a lab has devices of the same names. */
+export function mountsOfHost(directory: string): Mount[] {
+  return [{ from: `${directory}/wireguard`, at: '/run/wireguard' }]
+}
+
 /** Runs a command inside a namespace and resolves with its standard output. Throws CommandError. */
 export async function runInside(
   namespace: string,

@@ -1,0 +1,116 @@
+/** Two hosts whose packets travel by commands of the operator's: flannel's example of VXLAN. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { readFile, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import { openPair, reaches } from './open-pair.js'
+import { happens } from './open-test-lab.js'
+
+const ETCD = '--endpoints=http://192.0.2.1:2379'
+const SUBNETS = '/coreos.com/network/subnets'
+const EXAMPLE = fileURLToPath(
+  new URL('../../../packaging/extension/vxlan', import.meta.url),
+)
+
+/** Writes down what it is told, and hangs when that says so; else it is the example. */
+const WATCHED = (log: string): string => `#!/bin/sh
+[ "$1" = add ] || [ "$1" = remove ] || exec '${EXAMPLE}' "$@"
+read -r data
+printf '%s %s %s <%s>\\n' "$1" "$SUBNET" "$PUBLIC_IP" "$data" >> '${log}'
+[ "$data" != hang ] || exec sleep 1000
+echo "$data" | exec '${EXAMPLE}' "$@"
+`
+
+const directory = mkdtempSync(join(tmpdir(), 'extension-'))
+t.teardown(() => {
+  rmSync(directory, { recursive: true })
+})
+const log = join(directory, 'log')
+const program = join(directory, 'a program')
+await writeFile(log, '')
+await writeFile(program, WATCHED(log), { mode: 0o755 })
+
+const command = (word: string): string => `'${program}' ${word}`
+const pair = await openPair(t, 'ext', {
+  Network: '10.5.0.0/16',
+  SubnetMax: '10.5.239.0',
+  Backend: {
+    Type: 'extension',
+    PreStartupCommand: command('start'),
+    PostStartupCommand: command('started'),
+    SubnetAddCommand: command('add'),
+    SubnetRemoveCommand: command('remove'),
+  },
+})
+
+const lines = async (): Promise<string[]> =>
+  (await readFile(log, 'utf8')).split('\n').filter(line => line !== '')
+
+/** Another host's record. */
+async function put(number: number, data: string): Promise<void> {
+  const record = {
+    PublicIP: `192.0.2.${number}`,
+    BackendType: 'extension',
+    BackendData: data,
+  }
+  const key = `${SUBNETS}/10.5.${number}.0-24`
+  await pair.inside(1, 'etcdctl', ETCD, 'put', key, JSON.stringify(record))
+}
+
+const remove = (number: number): Promise<string> =>
+  pair.inside(1, 'etcdctl', ETCD, 'del', `${SUBNETS}/10.5.${number}.0-24`)
+
+t.test('packets pass by the devices that the commands make', async t => {
+  await happens('packets pass', () => reaches(pair, 4, 100))
+  const rate = await pair.transfer(4)
+  t.ok(rate > 10, `${rate.toFixed(0)} Mbit/s`)
+  t.match(await pair.inside(1, 'ip', 'route'), ' dev flannel-vxlan onlink')
+})
+
+t.test('what a record says is input, and nothing else', async t => {
+  const file = join(directory, 'made by a peer')
+  const hostile = [`$(touch '${file}')`, `\`touch '${file}'\``, `; touch '${file}' #`]
+  for (const [index, data] of hostile.entries()) await put(241 + index, data)
+  await happens('both hosts are told', async () => {
+    const told = await lines()
+    return hostile.every(
+      data => told.filter(line => line.includes(`<${data}>`)).length >= 2,
+    )
+  })
+  await t.rejects(readFile(file))
+  const { troubles } = await pair.status(1)
+  t.match(troubles['backend'], /Backend\.SubnetAddCommand: .*not a MAC address/)
+  for (const [index] of hostile.entries()) await remove(241 + index)
+})
+
+t.test('a command that hangs stops nothing', async t => {
+  await put(251, 'hang')
+  await happens('it hangs', async () =>
+    (await lines()).some(line => line.includes('<hang>')),
+  )
+  t.ok(await reaches(pair, 4, 100))
+  t.match((await pair.status(1)).phase, 'ready')
+  const begin = performance.now()
+  await pair.restart(1, 'SIGTERM', [])
+  t.pass(`a restart took ${(performance.now() - begin).toFixed(0)} ms`)
+  await remove(251)
+  await happens('packets pass', () => reaches(pair, 4, 100))
+})
+
+t.test('a host that has left while the daemon was down is told of', async t => {
+  await put(252, '02:00:00:00:00:fc')
+  const told = (what: string) => async (): Promise<boolean> =>
+    (await lines()).filter(line => line.startsWith(`${what} 10.5.252.0/24`)).length >= 2
+  await happens('both hosts add it', told('add'))
+  await pair.stop(1, 'SIGTERM')
+  await remove(252)
+  await pair.restart(1, 'SIGKILL', [])
+  await happens('both hosts remove it', told('remove'))
+  t.equal(
+    (await lines()).at(-1),
+    'remove 10.5.252.0/24 192.0.2.252 <02:00:00:00:00:fc>',
+    'with what was told of it',
+  )
+})
