@@ -8,7 +8,7 @@ const mayNotImport = (...folders) => ({
     {
       patterns: folders.map(folder => ({
         regex: `/${folder}/`,
-        message: `imports run cmd → lib/backend → { lib/subnet, lib/encap, lib/linux }`,
+        message: `imports run cmd → { lib/backend, lib/probe } → { lib/subnet, lib/encap, lib/linux }`,
       })),
     },
   ],
@@ -70,11 +70,12 @@ export default tseslint.config(
   },
   {
     files: ['lib/encap/**/*.ts'],
-    rules: mayNotImport('subnet', 'linux', 'backend', 'cmd'),
+    rules: mayNotImport('subnet', 'linux', 'backend', 'probe', 'cmd'),
   },
   {
     files: ['lib/linux/**/*.ts'],
-    rules: mayNotImport('subnet', 'encap', 'backend', 'cmd'),
+    rules: mayNotImport('subnet', 'encap', 'backend', 'probe', 'cmd'),
   },
-  { files: ['lib/backend/**/*.ts'], rules: mayNotImport('cmd') },
+  { files: ['lib/backend/**/*.ts'], rules: mayNotImport('probe', 'cmd') },
+  { files: ['lib/probe/**/*.ts'], rules: mayNotImport('backend', 'cmd') },
 )
