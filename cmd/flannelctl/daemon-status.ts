@@ -73,6 +73,7 @@ const statusSchema = z.looseObject({
       device: z.string(),
       mtu: z.number().optional(),
       listen: z.string().optional(),
+      carriedBy: z.string().optional(),
     })
     .optional(),
   remotes: z.array(remote).optional(),

@@ -106,11 +106,13 @@ function formatBackend({
   device,
   mtu,
   listen,
+  carriedBy,
 }: NonNullable<DaemonStatus['backend']>): string {
   const parts = [
     `${type} on ${device}`,
     ...(mtu === undefined ? [] : [`MTU ${mtu}`]),
     ...(listen === undefined ? [] : [`listening on ${listen}`]),
+    ...(carriedBy === undefined ? [] : [`carried by ${carriedBy}`]),
   ]
   return parts.join(', ')
 }

@@ -401,11 +401,8 @@ class WireguardPlan implements KernelPlan {
       mtu: this.#devices[0]?.mtu,
       mode: this.#peers.mode,
       publicKey: this.#peers.publicKey,
-      devices: this.#devices.map(({ name, listenPort }) => ({
-        name,
-        listenPort,
-        implementation: implementationOf(this.#links.find(link => link.name === name)),
-      })),
+      carriedBy: implementationOf(this.#links.find(link => link.name === this.device)),
+      devices: this.#devices.map(({ name, listenPort }) => ({ name, listenPort })),
     }
   }
 }

@@ -234,7 +234,7 @@ await inOwnNetwork(t, import.meta.url, async () => {
       {
         name: 'a type of nobody',
         config: network('10.5.0.0/16', { Type: 'gre' }),
-        says: /unknown backend type: gre; set Backend\.Type to udp, vxlan, host-gw, alloc or extension/,
+        says: /unknown backend type: gre; set Backend\.Type to udp, vxlan, host-gw, wireguard, ipip, alloc or extension/,
       },
     ])
   })
