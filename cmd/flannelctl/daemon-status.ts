@@ -44,6 +44,8 @@ const session = z.object({
 const remote = z.looseObject({
   subnet: z.string(),
   device: z.string().optional(),
+  /** By which each family of the subnet leaves, where they differ. */
+  devices: z.array(z.string()).optional(),
   nextHop: z.string().optional(),
   path: path.optional(),
   session: session.optional(),

@@ -1,5 +1,5 @@
 import { IcmpEcho } from '../../lib/probe/icmp-echo.js'
-import { routesTo } from '../../lib/linux/iproute.js'
+import { type NextHopDevice, routesTo } from '../../lib/linux/iproute.js'
 import { firstHostAddress, formatAddress, parsePrefix } from '../../lib/subnet/prefix.js'
 import {
   CommandFailure,
@@ -79,13 +79,15 @@ async function checkKernel({
 }: DaemonStatus): Promise<RemoteRoute[]> {
   const targets = remotes.map(({ subnet }) => firstAddresses(subnet))
   const ways = await routesTo(targets.flat())
-  return remotes.map(({ subnet, record, device, nextHop }, index) => {
+  return remotes.map(({ subnet, record, device, devices, nextHop }, index) => {
     const found = ways.splice(0, targets[index]?.length)
-    const wrong = found.find(way => way?.device !== device)
+    const isRight = (way: NextHopDevice | undefined, at: number): boolean =>
+      way?.device === (devices?.[at] ?? device)
+    const wrong = found.find((way, at) => !isRight(way, at))
     const kernel =
       device === undefined
         ? '-'
-        : found.every(way => way?.device === device)
+        : found.every(isRight)
           ? 'ok'
           : wrong === undefined
             ? 'no route'

@@ -66,7 +66,8 @@ export class NetworkHost implements Host {
       const choose = (): readonly Remote[] => this.#chooseRemotes(tenure, selector)
       const { underlay } = this.#prepared
       const rate = this.#context.flags['probe-rate']
-      const prober = openProber({ backend, underlay, rate, clock, log })
+      const { outerMtu } = plan
+      const prober = openProber({ backend, underlay, outerMtu, rate, clock, log })
       const applied = (remotes: readonly Remote[]): void => {
         prober.aimAt(targetsOf(remotes, { backend, underlay }))
       }

@@ -14,6 +14,8 @@ const PROTOCOL_UDP = 17
 export interface ProbeOptions {
   readonly backend: Pick<Backend, 'reach'>
   readonly underlay: Underlay
+  /** The longest packet that is sent on the underlay, where the configuration says so. */
+  readonly outerMtu: number | undefined
   /** Packets a second; 0 for none. */
   readonly rate: number
   readonly clock: Clock
@@ -22,15 +24,13 @@ export interface ProbeOptions {
 
 /** Measures the way to the remotes of a backend. */
 export function openProber(options: ProbeOptions): Prober {
-  const { backend, underlay, rate, clock, log } = options
+  const { backend, underlay, outerMtu, rate, clock, log } = options
   return new Prober({
     rate,
-    linkMtu: underlay.mtu,
+    longest: outerMtu ?? underlay.mtu,
     isOurs: ({ protocol, port }) =>
       protocol === PROTOCOL_IPIP ||
-      (protocol === PROTOCOL_UDP &&
-        port !== undefined &&
-        backend.reach.ports.includes(port)),
+      (protocol === PROTOCOL_UDP && port !== undefined && backend.reach.ports.has(port)),
     open: IcmpSocket.open.bind(IcmpSocket),
     clock,
     log,
@@ -42,7 +42,7 @@ export function targetsOf(
   remotes: readonly Remote[],
   { backend, underlay }: Pick<ProbeOptions, 'backend' | 'underlay'>,
 ): ProbeTarget[] {
-  const { isAnsweredAtBase, carrier } = backend.reach
+  const { isAnsweredAtBase, carrier, hasMtuOption } = backend.reach
   return remotes.flatMap(({ subnet, holder }) => {
     const { publicIp, publicIpv6 } = holder
     const address =
@@ -52,7 +52,8 @@ export function targetsOf(
     const [prefix] = prefixesOf(subnet)
     if (address === undefined || prefix === undefined) return []
     const overlay = isAnsweredAtBase ? baseAddress(prefix) : undefined
-    return [{ id: formatSubnet(subnet), underlay: address, overlay, carrier }]
+    const id = formatSubnet(subnet)
+    return [{ id, underlay: address, overlay, carrier, hasMtuOption }]
   })
 }
 

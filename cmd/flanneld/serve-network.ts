@@ -50,6 +50,7 @@ export async function serveNetwork(
       'this machine is a copy; taking a host id of its own',
     )
     await renewIdentity(prepared.identityOptions, log)
+    await prepared.plan.forget?.()
     return 'again'
   } finally {
     context.actions.clear()

@@ -9,6 +9,8 @@ import type { Underlay } from './underlay.js'
 /** Another host, as a backend sees it. */
 export interface Remote {
   readonly subnet: Subnet
+  /** Of the record: of two that contradict each other the later counts. */
+  readonly modRevision?: bigint
   readonly holder: Holder
 }
 
@@ -20,6 +22,8 @@ export function publicAddress({ holder }: Remote, family: Family): Address | und
 /** How packets to a remote leave this host. */
 export interface RouteToRemote {
   readonly device: string
+  /** By which each family of the subnet leaves, IPv4 first, where they differ. */
+  readonly devices?: readonly string[]
   /** The address that the packet is handed to; with a port when it travels in UDP of ours. */
   readonly nextHop: string
 }
@@ -60,6 +64,12 @@ export interface BackendPlan {
    */
   start(subnet: Subnet): Promise<Backend>
 
+  /** The longest packet that it sends on the underlay, if the configuration says so. */
+  readonly outerMtu?: number | undefined
+
+  /** This machine is a copy of another: what remotes know that one by is made anew. */
+  forget?(): Promise<void>
+
   /** Ends what an earlier run of the daemon left forwarding. */
   endLeft(): Promise<void>
 }
@@ -71,11 +81,18 @@ export interface Reach {
   /** How packets travel, for people: `UDP 8285`. */
   readonly carrier: string
   /** UDP ports of remotes that packets of ours go to. */
-  readonly ports: readonly number[]
+  readonly ports: ReadonlySet<number>
+  /** `Backend.MTU` makes packets shorter. */
+  readonly hasMtuOption: boolean
 }
 
 /** Of a backend that leaves to others how packets travel, or to the kernel's plain routes. */
-export const UNKNOWN_REACH: Reach = { isAnsweredAtBase: false, carrier: '', ports: [] }
+export const UNKNOWN_REACH: Reach = {
+  isAnsweredAtBase: false,
+  carrier: '',
+  ports: new Set(),
+  hasMtuOption: false,
+}
 
 /** What a device that keeps a session with each remote knows of it. */
 export interface Session {

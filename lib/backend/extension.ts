@@ -31,6 +31,9 @@ const MOST_OUTPUT = 64 << 10
 /** Commands of remotes that run at the same time: one that hangs holds up no others. */
 const AT_ONCE = 16
 
+/** So long a stop waits for commands that remove. */
+const LAST_CALL_MS = 10_000
+
 /** So long a list waits for its commands. */
 const PATIENCE_MS = 2000
 
@@ -193,15 +196,17 @@ class ExtensionBackend implements Backend {
   /** And what they have been told of. */
   readonly #told = new Map<string, Entry>()
   /** Subnets that a command is told of at the moment. */
-  readonly #busy = new Set<string>()
+  readonly #busy = new Map<string, Promise<void>>()
   readonly #slots = new Slots(AT_ONCE)
   /** Why the last command failed that was to tell of a subnet. */
   readonly #failed = new Map<string, string>()
-  /** What is in the file. */
-  #remembered = ''
+  /** Since the file was written last. */
+  #isChanged = false
   #isWriting = false
-  /** Aborts when the commands are to end. */
+  #written: Promise<void> = Promise.resolve()
+  /** Aborts when what adds is to end, and a while later what removes: a route to a host that is gone would stay. */
   readonly #stop = new AbortController()
+  readonly #lastCall = new AbortController()
 
   /** @param former what an earlier run has told of: the commands hear of it again, or that it is gone. */
   constructor(
@@ -246,78 +251,102 @@ class ExtensionBackend implements Backend {
   /** Resolves when the commands have been told of all that is wanted, or have failed. */
   async #catchUp(): Promise<void> {
     const subnets = new Set([...this.#told.keys(), ...this.#wanted.keys()])
-    await Promise.all(Array.from(subnets, subnet => this.#tend(subnet)))
+    await Promise.all(
+      Array.from(subnets)
+        .filter(subnet => !this.#isSettled(subnet))
+        .map(subnet => this.#tend(subnet)),
+    )
+    await this.#written
+  }
+
+  #isSettled(subnet: string): boolean {
+    return this.#wanted.get(subnet)?.text === this.#told.get(subnet)?.text
   }
 
   /** Tells of one subnet, one command after the other. */
   async #tend(subnet: string): Promise<void> {
     // Whoever is at it looks again when its command has ended.
-    if (this.#busy.has(subnet)) return
-    this.#busy.add(subnet)
-    try {
-      while (this.#wanted.get(subnet)?.text !== this.#told.get(subnet)?.text) {
-        const wanted = this.#wanted.get(subnet)
-        const isTold = await this.#slots.use(() => this.#tellOnce(subnet))
-        // One that has failed is another's turn, unless something else is wanted by now.
-        if (!isTold && this.#wanted.get(subnet)?.text === wanted?.text) return
-      }
-    } finally {
-      this.#busy.delete(subnet)
-      await this.#remember()
+    const busy = this.#busy.get(subnet)
+    if (busy !== undefined) {
+      await busy
+      return
     }
+    const work = this.#tellAll(subnet)
+    this.#busy.set(subnet, work)
+    await work
+  }
+
+  async #tellAll(subnet: string): Promise<void> {
+    while (!this.#isSettled(subnet)) {
+      const wanted = this.#wanted.get(subnet)
+      const isTold = await this.#slots.use(() => this.#tellOnce(subnet))
+      // One that has failed is another's turn, unless something else is wanted by now.
+      if (!isTold && this.#wanted.get(subnet)?.text === wanted?.text) break
+    }
+    this.#busy.delete(subnet)
   }
 
   async #tellOnce(subnet: string): Promise<boolean> {
     const [wanted, told] = [this.#wanted.get(subnet), this.#told.get(subnet)]
+    const { signal } = this.#stop
     if (wanted !== undefined) {
-      if (this.#stop.signal.aborted) return false
+      if (signal.aborted) return false
       // A command that is stopped half way may have done something.
-      this.#told.set(subnet, { told: wanted.told, text: '' })
-      await this.#remember()
-      const isTold = await this.#tell('SubnetAddCommand', subnet, wanted.told)
-      if (isTold) this.#told.set(subnet, wanted)
+      this.#remember(subnet, { told: wanted.told, text: '' })
+      const isTold = await this.#tell('SubnetAddCommand', subnet, wanted.told, signal)
+      if (isTold) this.#remember(subnet, wanted)
       return isTold
     }
-    if (told !== undefined) await this.#tell('SubnetRemoveCommand', subnet, told.told)
+    if (told !== undefined) {
+      const last = this.#lastCall.signal
+      await this.#tell('SubnetRemoveCommand', subnet, told.told, last)
+      // The next run removes it.
+      if (last.aborted) return false
+    }
     // Failed or not: the subnet may be another's by now.
-    this.#told.delete(subnet)
+    this.#remember(subnet, undefined)
     this.#failed.delete(subnet)
     return true
   }
 
-  /** Writes down what was told; what changes meanwhile is written next. */
-  async #remember(): Promise<void> {
-    if (this.#isWriting) return
-    this.#isWriting = true
-    try {
-      const file = toldFile(this.#context)
-      for (let text = this.#toldText(); text !== this.#remembered;) {
-        await writeFile(`${file}.new`, text, { mode: 0o600 })
-        await rename(`${file}.new`, file)
-        this.#remembered = text
-        text = this.#toldText()
-      }
-    } finally {
-      this.#isWriting = false
-    }
+  /** Writes down what was told; what changes while that is written is written next. */
+  #remember(subnet: string, entry: Entry | undefined): void {
+    if (entry === undefined) this.#told.delete(subnet)
+    else this.#told.set(subnet, entry)
+    this.#isChanged = true
+    if (!this.#isWriting) this.#written = this.#write()
   }
 
-  #toldText(): string {
-    const entries = Array.from(
-      this.#told,
-      ([subnet, { told }]) => [subnet, told] as const,
-    )
-    return JSON.stringify(Object.fromEntries(entries))
+  async #write(): Promise<void> {
+    const file = toldFile(this.#context)
+    this.#isWriting = true
+    while (this.#isChanged) {
+      // What changes together is written together.
+      await new Promise(resolve => setImmediate(resolve))
+      this.#isChanged = false
+      const told = Array.from(this.#told, ([subnet, { told }]) => [subnet, told] as const)
+      try {
+        await writeFile(`${file}.new`, JSON.stringify(Object.fromEntries(told)), {
+          mode: 0o600,
+        })
+        await rename(`${file}.new`, file)
+      } catch (error) {
+        // Commands go on; the next run knows less.
+        const reason = (error as Error).message
+        this.#context.log.warn({ reason }, 'cannot write down what commands were told')
+      }
+    }
+    this.#isWriting = false
   }
 
   async #tell(
     name: 'SubnetAddCommand' | 'SubnetRemoveCommand',
     subnet: string,
     { variables, input }: Told,
+    signal?: AbortSignal,
   ): Promise<boolean> {
     const { log } = this.#context
     try {
-      const { signal } = this.#stop
       await runCommand(this.#commands[name], variables, input, signal)
       this.#failed.delete(subnet)
       return true
@@ -352,8 +381,16 @@ class ExtensionBackend implements Backend {
   }
 
   async close(how: 'keep' | 'end'): Promise<void> {
-    if (how === 'keep') return
-    this.#wanted = new Map()
-    await this.#catchUp()
+    const { clock } = this.#context
+    const done = new AbortController()
+    void clock.sleep(LAST_CALL_MS, done.signal).then(() => {
+      if (!done.signal.aborted) this.#lastCall.abort()
+    })
+    if (how === 'end') {
+      this.#wanted = new Map()
+      await this.#catchUp()
+    } else await Promise.all(this.#busy.values())
+    await this.#written
+    done.abort()
   }
 }

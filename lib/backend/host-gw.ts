@@ -139,7 +139,8 @@ class HostGwPlan implements KernelPlan {
   get verified(): KernelPlan['verified'] {
     const { config, underlay } = this.#context
     const networks = config.families.map(({ network }) => network)
-    return { families: [], direct: { device: underlay.device, networks } }
+    const direct = { device: underlay.device, networks, isTaken: true, subnets: [] }
+    return { families: [], direct }
   }
 
   describe(): Record<string, unknown> {

@@ -13,6 +13,7 @@ import {
   type Reach,
   type Remote,
   type RouteToRemote,
+  UNKNOWN_REACH,
   publicAddress,
 } from './backend.js'
 import { BackendError } from './errors.js'
@@ -134,6 +135,8 @@ class IpipPlan implements KernelPlan {
   readonly devices = [IPIP_DEVICE]
   readonly #context: BackendContext
   readonly #parts: IpipParts
+  /** Addresses of remotes on the link. */
+  #direct: ReadonlySet<string> = new Set()
 
   constructor(context: BackendContext, parts: IpipParts) {
     this.#context = context
@@ -164,24 +167,36 @@ class IpipPlan implements KernelPlan {
     const addresses = this.#parts.directRouting
       ? remotes.flatMap(remote => publicAddress(remote, 4) ?? [])
       : []
-    return wantIpip(remotes, { device, addresses: await findOnLink(addresses, device) })
+    this.#direct = await findOnLink(addresses, device)
+    return wantIpip(remotes, { device, addresses: this.#direct })
   }
 
   routeTo(remote: Remote): RouteToRemote | undefined {
     const address = publicAddress(remote, 4)
-    return address && { device: IPIP_DEVICE, nextHop: formatAddress(address) }
+    if (address === undefined) return undefined
+    const nextHop = formatAddress(address)
+    const device = this.#direct.has(nextHop) ? this.#context.underlay.device : IPIP_DEVICE
+    return { device, nextHop }
   }
 
   get reach(): Reach {
-    return { isAnsweredAtBase: true, carrier: 'IP protocol 4', ports: [] }
+    return {
+      ...UNKNOWN_REACH,
+      isAnsweredAtBase: true,
+      carrier: 'IP protocol 4',
+    }
   }
 
   get verified(): KernelPlan['verified'] {
     const { own, network, directRouting } = this.#parts
-    const { device } = this.#context.underlay
     return {
       families: [{ encapsulation: ipipEncapsulation(IPIP_DEVICE, network), subnet: own }],
-      direct: directRouting ? { device, networks: [network] } : undefined,
+      direct: {
+        device: this.#context.underlay.device,
+        networks: [network],
+        isTaken: directRouting,
+        subnets: [own],
+      },
     }
   }
 

@@ -1,4 +1,5 @@
 import {
+  ADDRESS_BITS,
   type Address,
   type Prefix,
   containsAddress,
@@ -20,7 +21,7 @@ export interface OverlapCheck {
   readonly endpoints: readonly Address[]
   /** Devices of ours from an earlier run. */
   readonly ownDevices: readonly string[]
-  /** Routes to parts of the network are the operator's: they lead to the other hosts. */
+  /** Routes to parts of the network are the operator's, and single addresses on devices of his: they lead to the other hosts. */
   readonly leavesRoutes?: boolean
   /** The subnet that this host held last: a bridge inside it is what an earlier run was for. */
   readonly ownSubnet?: Prefix
@@ -52,13 +53,14 @@ function overlappingGateways({ network, host }: OverlapCheck): string[] {
 }
 
 function overlappingLinks(check: OverlapCheck): string[] {
-  const { network, host, ownDevices } = check
+  const { network, host, ownDevices, leavesRoutes = false } = check
   return host.links
     .filter(link => !ownDevices.includes(link.name))
     .flatMap(link => link.addresses.map(address => ({ link, address })))
     .flatMap(({ link, address }) => {
       const range = parseInterfaceAddress(`${address.local}/${address.prefixLength}`)
       if (!overlaps(network, range) || isOurs(range, check)) return []
+      if (leavesRoutes && range.length === ADDRESS_BITS[range.family]) return []
       const what = link.kind === 'bridge' ? 'bridge' : 'interface'
       return [
         `network ${formatPrefix(network)} overlaps ${what} ${link.name} (${address.local}/${address.prefixLength})`,

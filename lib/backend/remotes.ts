@@ -52,7 +52,7 @@ export class RemoteSelector {
 
   #judge(record: SubnetRecord): Remote | string | undefined {
     if (this.#verdicts.has(record)) return this.#verdicts.get(record)
-    const { key, subnet, holder } = record
+    const { key, subnet, holder, modRevision } = record
     const isThere = holder.publicIp !== undefined || holder.publicIpv6 !== undefined
     const verdict =
       key === this.#own.key || !isThere
@@ -60,6 +60,7 @@ export class RemoteSelector {
         : (reject(record, this.#own.subnet, this.#config, this.#leaseType) ?? {
             subnet,
             holder,
+            modRevision,
           })
     this.#verdicts.set(record, verdict)
     return verdict

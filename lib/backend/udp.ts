@@ -163,7 +163,12 @@ class UdpBackend implements Backend {
 
   get reach(): Reach {
     const { port } = this.#context
-    return { isAnsweredAtBase: true, carrier: `UDP ${port}`, ports: [port] }
+    return {
+      isAnsweredAtBase: true,
+      carrier: `UDP ${port}`,
+      ports: new Set([port]),
+      hasMtuOption: false,
+    }
   }
 
   #forwardingState(remotes: readonly Remote[]): ForwardingState {

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { readFile, writeFile } from 'node:fs/promises'
+import { readFile, rm, writeFile } from 'node:fs/promises'
 import { release } from 'node:os'
 import { batch, listLinks } from '../linux/iproute.js'
 import { hasTxChecksum, setTxChecksum } from '../linux/ethtool.js'
@@ -101,6 +101,10 @@ export function planVxlan(context: BackendContext): BackendPlan {
   return {
     leaseType: 'vxlan',
     overlayMtu,
+    outerMtu: options.mtu,
+    forget: async () => {
+      for (const family of families) await rm(macFile(context, family), { force: true })
+    },
     leaseData: async () => describeLease(options.vni, await findMacs()),
     endLeft: () => endLeft(context),
     start: async subnet => {
@@ -164,7 +168,7 @@ async function obtainMacs(
 ): Promise<ReadonlyMap<Family, string>> {
   const macs = new Map<Family, string>()
   for (const family of families) {
-    const file = `${stateDir}/vtep-mac-${family}`
+    const file = macFile({ stateDir }, family)
     const kept = (await readFile(file, 'utf8').catch(() => '')).trim()
     const links = MAC.test(kept) ? [] : await listLinks()
     const there = links.find(
@@ -175,6 +179,10 @@ async function obtainMacs(
     macs.set(family, mac)
   }
   return macs
+}
+
+function macFile({ stateDir }: Pick<BackendContext, 'stateDir'>, family: Family): string {
+  return `${stateDir}/vtep-mac-${family}`
 }
 
 /** A locally administered address of one station. */
@@ -189,6 +197,8 @@ class VxlanPlan implements KernelPlan {
   readonly #context: BackendContext
   readonly #options: VxlanOptions
   readonly #devices: readonly VtepDevice[]
+  /** Addresses of remotes on the link. */
+  #direct: ReadonlySet<string> = new Set()
 
   constructor(
     context: BackendContext,
@@ -243,7 +253,8 @@ class VxlanPlan implements KernelPlan {
 
   async want(remotes: readonly Remote[]): Promise<Wanted> {
     const { device } = this.#context.underlay
-    const direct = { device, addresses: await this.#findOnLink(remotes) }
+    this.#direct = await this.#findOnLink(remotes)
+    const direct = { device, addresses: this.#direct }
     return wantVxlan(remotes, this.#devices, direct)
   }
 
@@ -256,34 +267,43 @@ class VxlanPlan implements KernelPlan {
   }
 
   routeTo(remote: Remote): RouteToRemote | undefined {
-    for (const family of FAMILIES) {
+    const routes = FAMILIES.flatMap((family): RouteToRemote[] => {
       const device = this.#devices.find(each => each.family === family)
       const prefix = subnetPrefix(remote.subnet, family)
-      if (device === undefined || prefix === undefined) continue
-      return { device: device.name, nextHop: formatAddress(baseAddress(prefix)) }
-    }
-    return undefined
+      const address = publicAddress(remote, family)
+      if (device === undefined || prefix === undefined) return []
+      const publicIp = address === undefined ? '' : formatAddress(address)
+      return this.#direct.has(publicIp)
+        ? [{ device: this.#context.underlay.device, nextHop: publicIp }]
+        : [{ device: device.name, nextHop: formatAddress(baseAddress(prefix)) }]
+    })
+    const [first] = routes
+    return first && { ...first, devices: routes.map(({ device }) => device) }
   }
 
   get reach(): Reach {
     const { port } = this.#options
-    return { isAnsweredAtBase: true, carrier: `UDP ${port}`, ports: [port] }
+    return {
+      isAnsweredAtBase: true,
+      carrier: `UDP ${port}`,
+      ports: new Set([port]),
+      hasMtuOption: true,
+    }
   }
 
   get verified(): KernelPlan['verified'] {
-    const { directRouting } = this.#options
     const { config, underlay } = this.#context
     return {
       families: this.#devices.map(({ family, subnet }) => ({
         encapsulation: vxlanEncapsulation(family, this.#options),
         subnet,
       })),
-      direct: directRouting
-        ? {
-            device: underlay.device,
-            networks: config.families.map(({ network }) => network),
-          }
-        : undefined,
+      direct: {
+        device: underlay.device,
+        networks: config.families.map(({ network }) => network),
+        isTaken: this.#options.directRouting,
+        subnets: this.#devices.map(({ subnet }) => subnet),
+      },
     }
   }
 

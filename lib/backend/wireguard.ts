@@ -1,16 +1,14 @@
 import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type Link, batch, listLinks, listRoutes, routesTo } from '../linux/iproute.js'
-import { WG_KEY, type WgPeer, showWg } from '../linux/wg.js'
+import { type Link, batch, listLinks } from '../linux/iproute.js'
+import { WG_KEY, type WgPeer, listWgPeers } from '../linux/wg.js'
 import { type NetworkConfig, option } from '../subnet/network-config.js'
 import {
+  FAMILIES,
   type Family,
-  type Prefix,
   baseAddress,
-  containsPrefix,
   formatAddress,
   formatPrefix,
-  parsePrefix,
 } from '../subnet/prefix.js'
 import { type Subnet, subnetPrefix } from '../subnet/subnet-key.js'
 import type {
@@ -35,7 +33,7 @@ import {
   ensureWireguard,
   implementationOf,
 } from './wireguard/device.js'
-import { type OwnKey, obtainKey } from './wireguard/keys.js'
+import { type OwnKey, obtainKey, ownKeyFile } from './wireguard/keys.js'
 import {
   type PeerOptions,
   type WireguardMode,
@@ -43,6 +41,7 @@ import {
   peerKey,
   wantPeers,
 } from './wireguard/peers.js'
+import { findWayPast } from './wireguard/proof.js'
 
 /** flannel's names: that of IPv4 or both families, and that of IPv6. */
 const DEVICES = { 4: 'flannel-wg', 6: 'flannel-wg-v6' } as const
@@ -128,7 +127,9 @@ export function planWireguard(context: BackendContext): BackendPlan {
     leaseType: 'wireguard',
     overlayMtu,
     leaseData: async () => describeLease(await findKey(), options, families),
-    endLeft: () => endLeft(context),
+    outerMtu: options.mtu,
+    forget: () => rm(ownKeyFile(context.stateDir), { force: true }),
+    endLeft: () => endLeft(context, { keepsRefusals: true }),
     start: async subnet => {
       const own = await findKey()
       const presharedKeyFile = join(context.runDir, 'wireguard-psk')
@@ -214,16 +215,17 @@ function devicesFor(
 class WireguardPlan implements KernelPlan {
   readonly type = 'wireguard'
   readonly pollMs = POLL_MS
-  /** A peer's key tells who it is, and what it may send. */
-  readonly verified = undefined
+  readonly keepsRefusals = true
   readonly #context: BackendContext
   readonly #devices: readonly WireguardDevice[]
   readonly #peers: PeerOptions
   #links: readonly Link[] = []
   /** Peers as they are wanted, by key. */
   #wanted: ReadonlyMap<string, WireguardPeer> = new Map()
-  /** Specs of peers that stood as they were wanted: since then an endpoint may have moved. */
-  readonly #stood = new Map<string, string>()
+  /** Keys of peers whose leases say something new. */
+  readonly #moved = new Set<string>()
+  /** UDP ports of the peers. */
+  #ports: ReadonlySet<number> = new Set()
 
   constructor(
     context: BackendContext,
@@ -270,9 +272,12 @@ class WireguardPlan implements KernelPlan {
 
   want(remotes: readonly Remote[]): Promise<Wanted> {
     const { objects: peers, skipped } = wantPeers(remotes, this.#devices, this.#peers)
+    for (const { key, endpoint } of peers) {
+      const before = this.#wanted.get(key)
+      if (before !== undefined && before.endpoint !== endpoint) this.#moved.add(key)
+    }
     this.#wanted = new Map(peers.map(peer => [peer.key, peer]))
-    for (const key of this.#stood.keys())
-      if (!this.#wanted.has(key)) this.#stood.delete(key)
+    this.#ports = new Set(peers.map(({ endpoint }) => portOf(endpoint)))
     const objects: KernelObject[] = [...peers, ...this.#refusals]
     for (const network of networksOf(this.#context)) {
       const { family } = network
@@ -290,110 +295,92 @@ class WireguardPlan implements KernelPlan {
     const routes = networksOf(this.#context).map(network =>
       findNetworkRoutes([network], this.#carrierOf(network.family)?.name ?? ''),
     )
-    const peers = this.devices.map(async device => {
-      const found = await showWg(device)
-      return found.peers.map(peer => this.#foundPeer(device, peer))
-    })
+    const peers = this.devices.map(async device =>
+      (await listWgPeers(device)).map(peer => this.#foundPeer(device, peer)),
+    )
     return (await Promise.all([...routes, ...peers])).flat()
   }
 
   /**
    * A peer that sends from another address than its lease says is believed, as
-   * WireGuard does: its packets are authentic. That ends with its session.
+   * WireGuard does: its packets are authentic. That ends with its session, and when
+   * its lease says something new.
    */
   #foundPeer(device: string, peer: WgPeer): WireguardPeer {
     const found = new WireguardPeer({ device, ...peer }, '')
     const wanted = this.#wanted.get(found.key)
-    if (wanted === undefined) return found
-    if (wanted.spec === found.spec) {
-      this.#stood.set(found.key, found.spec)
-      return found
-    }
+    if (wanted === undefined || this.#moved.delete(found.key)) return found
     const isAlive = Date.now() - (peer.handshakeAt ?? 0) < SESSION_MS
-    const hasStood = this.#stood.get(found.key) === wanted.spec
-    if (!isAlive || !hasStood) return found
     const asWanted = { device, ...peer, endpoint: wanted.endpoint }
-    return new WireguardPeer(asWanted, '')
+    return isAlive ? new WireguardPeer(asWanted, '') : found
   }
 
   /** Nothing may lead packets of the network past the devices that encrypt them. */
-  async prove(remotes: readonly Remote[]): Promise<void> {
+  async prove(remotes: readonly Remote[]): Promise<string | undefined> {
     for (const network of networksOf(this.#context)) {
-      await this.#proveRoutes(network)
-      const subnets = remotes.flatMap(
-        ({ subnet }) => subnetPrefix(subnet, network.family) ?? [],
-      )
-      await this.#proveWays(subnets)
+      const { family } = network
+      const own = this.#carrierOf(family)?.subnets.find(each => each.family === family)
+      if (own === undefined) continue
+      const past = await findWayPast({
+        network,
+        own,
+        subnets: remotes.flatMap(({ subnet }) => subnetPrefix(subnet, family) ?? []),
+        devices: this.devices,
+        underlay: this.#context.underlay.device,
+        links: this.#links,
+      })
+      if (past !== undefined) return past
     }
-  }
-
-  /** No route to a part of the network. */
-  async #proveRoutes(network: Prefix): Promise<void> {
-    for (const { destination, nextHops } of await listRoutes(network.family)) {
-      const prefix = parsePrefix(destination)
-      if (!containsPrefix(network, prefix) || this.#isOwnSubnet(prefix)) continue
-      const past = nextHops.find(({ device }) => !this.#isSafe(device))
-      if (past !== undefined)
-        throw unencrypted(
-          `the route ${destination} dev ${past.device}`,
-          `ip -${network.family} route delete ${destination} dev ${past.device}`,
-        )
-    }
-  }
-
-  /** Whatever rules and tables there are. */
-  async #proveWays(subnets: readonly Prefix[]): Promise<void> {
-    const addresses = subnets.map(subnet => formatAddress(baseAddress(subnet)))
-    const ways = await routesTo(addresses)
-    const index = ways.findIndex(way => way !== undefined && !this.#isSafe(way.device))
-    if (index < 0) return
-    throw unencrypted(
-      `the way to ${addresses[index] ?? ''} by ${ways[index]?.device ?? ''}`,
-      'look at ip rule and ip route show table all',
-    )
-  }
-
-  /** By a device of ours, or by none that leaves this host. */
-  #isSafe(device: string): boolean {
-    return device === 'lo' || this.devices.includes(device)
-  }
-
-  #isOwnSubnet(prefix: Prefix): boolean {
-    return this.#devices
-      .flatMap(({ subnets }) => subnets)
-      .some(subnet => containsPrefix(subnet, prefix))
+    return undefined
   }
 
   routeTo(remote: Remote): RouteToRemote | undefined {
-    const [peer] = wantPeers([remote], this.#devices, this.#peers).objects
-    return peer && { device: peer.device, nextHop: peer.endpoint }
+    const peers = wantPeers([remote], this.#devices, this.#peers).objects
+    const [first] = peers
+    if (first === undefined) return undefined
+    const devices = FAMILIES.filter(each => subnetPrefix(remote.subnet, each)).map(
+      family => this.#carrierOf(family)?.name ?? first.device,
+    )
+    return { device: first.device, devices, nextHop: first.endpoint }
   }
 
   get reach(): Reach {
-    const ports = [...this.#wanted.values()].map(({ endpoint }) =>
-      Number(endpoint.slice(endpoint.lastIndexOf(':') + 1)),
-    )
     const [first] = this.#devices
     return {
       isAnsweredAtBase: true,
       carrier: `UDP ${first?.listenPort ?? 0}`,
-      ports: [...new Set(ports)],
+      ports: this.#ports,
+      hasMtuOption: true,
     }
   }
 
   async sessions(): Promise<(remote: Remote) => Session | undefined> {
     const shown = await Promise.all(
-      this.devices.map(async device => {
-        const { peers } = await showWg(device)
-        return peers.map(peer => [peerKey(device, peer.publicKey), peer] as const)
-      }),
+      this.devices.map(async device =>
+        (await listWgPeers(device)).map(
+          peer => [peerKey(device, peer.publicKey), peer] as const,
+        ),
+      ),
     )
     const peers = new Map(shown.flat())
     return remote => {
-      const [wanted] = wantPeers([remote], this.#devices, this.#peers).objects
-      const peer = wanted && peers.get(wanted.key)
-      return peer && describeSession(peer, wanted.endpoint)
+      const sessions = wantPeers([remote], this.#devices, this.#peers).objects.flatMap(
+        ({ key, endpoint }) => {
+          const peer = peers.get(key)
+          return peer === undefined ? [] : [describeSession(peer, endpoint)]
+        },
+      )
+      // Of two, that with which something is wrong.
+      return sessions.find(({ trouble }) => trouble !== null) ?? sessions[0]
     }
+  }
+
+  /** A peer's key tells who it is and what it may send; nothing of that comes in the clear. */
+  get verified(): KernelPlan['verified'] {
+    const subnets = this.#devices.flatMap(({ subnets }) => subnets)
+    const { device } = this.#context.underlay
+    const networks = networksOf(this.#context)
+    return { families: [], direct: { device, networks, isTaken: false, subnets } }
   }
 
   describe(): Record<string, unknown> {
@@ -423,9 +410,6 @@ function describeSession(peer: WgPeer, endpoint: string): Session {
   }
 }
 
-function unencrypted(what: string, remedy: string): BackendError {
-  return new BackendError(
-    'ERR_DEVICE',
-    `packets of the network would leave unencrypted: ${what} leads past WireGuard; ${remedy}`,
-  )
+function portOf(endpoint: string): number {
+  return Number(endpoint.slice(endpoint.lastIndexOf(':') + 1))
 }

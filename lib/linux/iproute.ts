@@ -298,12 +298,15 @@ export async function routeTo(
 /**
  * How the kernel would reach each of the addresses, asked in one process;
  * undefined for those that it cannot reach.
+ *
+ * @param more words that tell where the packets come from, as `from 10.5.1.0`.
  */
 export async function routesTo(
   addresses: readonly string[],
+  more = '',
 ): Promise<(NextHopDevice | undefined)[]> {
   if (addresses.length === 0) return []
-  const input = addresses.map(address => `route get ${address}\n`).join('')
+  const input = addresses.map(address => `route get ${address} ${more}\n`).join('')
   const { stdout, failed } = await forcedBatch(input)
   const answers = stdout
     .split('\n')

@@ -18,6 +18,8 @@ export interface RunOptions {
   readonly environment?: Readonly<Record<string, string>>
   /** Kills the command when it aborts. */
   readonly signal?: AbortSignal
+  /** In a session of its own: what a terminal sends to our group does not reach it. */
+  readonly isDetached?: boolean
   /** Take what it writes to standard error for output too, as it comes. */
   readonly isCombined?: boolean
 }
@@ -85,12 +87,14 @@ export async function run(
     environment = {},
     isCombined = false,
     signal,
+    isDetached = false,
   }: RunOptions = {},
 ): Promise<string> {
   const line = [program, ...args].join(' ')
   const child = spawn(program, args, {
     env: { ...CLEAN_ENVIRONMENT, ...environment },
     stdio: 'pipe',
+    detached: isDetached,
   })
   // Not started: there may be no pipes either.
   if (child.pid === undefined) throw await startFailure(child, line)
@@ -126,6 +130,7 @@ export async function run(
       giveUp('was stopped')
     }
     signal?.addEventListener('abort', stop)
+    if (signal?.aborted === true) stop()
     let size = 0
     const collect = (chunks: Buffer[]) => (chunk: Buffer) => {
       chunks.push(chunk)

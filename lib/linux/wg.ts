@@ -38,6 +38,18 @@ export async function showWg(device: string): Promise<WgDevice> {
   return parseWgDump(await wg(['show', device, 'dump']))
 }
 
+/** The peers of a device; none when there is no such device. Throws CommandError. */
+export async function listWgPeers(device: string): Promise<readonly WgPeer[]> {
+  try {
+    return (await showWg(device)).peers
+  } catch (error) {
+    const isGone =
+      error instanceof CommandError && error.stderr.includes('Unable to access interface')
+    if (isGone) return []
+    throw error
+  }
+}
+
 /** Reads what `wg show DEVICE dump` prints. Throws SyntaxError. */
 export function parseWgDump(text: string): WgDevice {
   const [first = '', ...lines] = text.split('\n').filter(line => line !== '')

@@ -31,13 +31,15 @@ export interface ProbeTarget {
   readonly overlay: Address | undefined
   /** What carries packets to it: `UDP 8285`. */
   readonly carrier: string
+  /** `Backend.MTU` makes our packets shorter. */
+  readonly hasMtuOption: boolean
 }
 
 export interface ProberOptions {
   /** Packets a second, whatever the number of remotes. */
   readonly rate: number
-  /** The longest packet that the underlay's link takes. */
-  readonly linkMtu: number
+  /** The longest packet that is sent to remotes on the underlay. */
+  readonly longest: number
   /** Whether a failure is about packets of ours to a remote, and not about somebody else's. */
   readonly isOurs: (failure: IcmpFailure) => boolean
   readonly open: typeof IcmpSocket.open
@@ -76,6 +78,8 @@ export class Prober {
   #sentCount = 0
   /** Why nothing is probed; undefined when it is. */
   #failure: string | undefined
+  /** Why a socket could not be opened. */
+  #refusal = ''
 
   constructor(options: ProberOptions) {
     this.#options = options
@@ -101,7 +105,7 @@ export class Prober {
   /** What is known of those that stay is kept. */
   aimAt(targets: readonly ProbeTarget[]): void {
     const before = this.#paths
-    const { linkMtu, clock } = this.#options
+    const { longest, clock } = this.#options
     const fresh: RemotePath[] = []
     this.#paths = new Map(
       targets.map(target => {
@@ -110,7 +114,7 @@ export class Prober {
           known !== undefined &&
           formatAddress(known.target.underlay) === formatAddress(target.underlay)
         const { family } = target.underlay
-        const path = isSame ? known : new RemotePath(target, LEAST_MTU[family], linkMtu)
+        const path = isSame ? known : new RemotePath(target, LEAST_MTU[family], longest)
         path.target = target
         if (!isSame) fresh.push(path)
         return [target.id, path]
@@ -133,8 +137,8 @@ export class Prober {
 
   /** Undefined for one that is not aimed at. */
   report(id: string): PathReport | undefined {
-    const { clock, linkMtu } = this.#options
-    return this.#paths.get(id)?.report(clock.now(), linkMtu)
+    const { clock, longest } = this.#options
+    return this.#paths.get(id)?.report(clock.now(), longest)
   }
 
   /** Probes until `signal` aborts. */
@@ -143,6 +147,7 @@ export class Prober {
     if (rate === 0) return
     try {
       for (const family of FAMILIES) await this.#open(family)
+      if (this.#sockets.size === 0) throw new Error(this.#refusal)
       while (!signal.aborted && this.#failure === undefined) {
         const isSent = await this.#turn(clock.now())
         await clock.sleep(isSent ? 1000 / rate : this.#idleMs(clock.now()), signal)
@@ -164,7 +169,12 @@ export class Prober {
     const onError = (error: Error): void => {
       this.#failure = error.message
     }
-    this.#sockets.set(family, await this.#options.open(family, onPacket, onError))
+    // A kernel may be without one family.
+    try {
+      this.#sockets.set(family, await this.#options.open(family, onPacket, onError))
+    } catch (error) {
+      this.#refusal = (error as Error).message
+    }
   }
 
   #idleMs(now: number): number {
@@ -245,8 +255,9 @@ export class Prober {
       }
       return
     }
-    if (!this.#options.isOurs(failure)) return
-    for (const path of this.#byAddress.get(destination) ?? [])
+    const paths = this.#byAddress.get(destination)
+    if (paths === undefined || !this.#options.isOurs(failure)) return
+    for (const path of paths)
       if (trouble === 'tooBig') path.mtuAskedAt = -Infinity
       else path.noteFailure(failure, now)
   }

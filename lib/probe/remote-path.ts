@@ -55,8 +55,8 @@ export class RemotePath {
     this.#failure = { what, at: now }
   }
 
-  /** @param linkMtu that of the underlay's link. */
-  report(now: number, linkMtu: number): PathReport {
+  /** @param longest packet that is sent to remotes on the underlay. */
+  report(now: number, longest: number): PathReport {
     const { underlay, overlay, mtu } = this
     return {
       state: this.state,
@@ -65,7 +65,7 @@ export class RemotePath {
       overlayRoundTripMs: rounded(overlay.roundTripMs),
       overlayLoss: overlay.loss ?? null,
       pathMtu: mtu.pathMtu ?? null,
-      trouble: this.#trouble(now, linkMtu) ?? null,
+      trouble: this.#trouble(now, longest) ?? null,
     }
   }
 
@@ -79,7 +79,7 @@ export class RemotePath {
     return below === undefined ? 'unknown' : below ? 'silent' : 'unreachable'
   }
 
-  #trouble(now: number, linkMtu: number): string | undefined {
+  #trouble(now: number, longest: number): string | undefined {
     const { state, target } = this
     const address = formatAddress(target.underlay)
     const heard = this.#failure
@@ -90,8 +90,10 @@ export class RemotePath {
     if (state === 'silent')
       return `${address} answers on the underlay, and nothing through the overlay: a firewall drops ${target.carrier}, or flanneld there does not run`
     const { pathMtu } = this.mtu
-    if (pathMtu !== undefined && pathMtu < linkMtu)
-      return `the way to ${address} takes packets of ${pathMtu} bytes, and the link here ${linkMtu}: full packets are lost; lower the MTU of the link, or set Backend.MTU`
+    if (pathMtu !== undefined && pathMtu < longest) {
+      const option = target.hasMtuOption ? `, or set Backend.MTU to ${pathMtu}` : ''
+      return `the way to ${address} takes packets of ${pathMtu} bytes, and ours are up to ${longest}: full packets are lost; lower the MTU of the link${option}`
+    }
     return undefined
   }
 }

@@ -19,7 +19,7 @@ const WATCHED = (log: string): string => `#!/bin/sh
 [ "$1" = add ] || [ "$1" = remove ] || exec '${EXAMPLE}' "$@"
 read -r data
 printf '%s %s %s <%s>\\n' "$1" "$SUBNET" "$PUBLIC_IP" "$data" >> '${log}'
-[ "$data" != hang ] || exec sleep 1000
+[ "$1 $data" != 'add hang' ] || exec sleep 1000
 echo "$data" | exec '${EXAMPLE}' "$@"
 `
 

@@ -73,7 +73,7 @@ t.test('a smaller path is found though nobody tells of it', async t => {
     ({ pathMtu }) => pathMtu !== null && pathMtu !== 1500,
   )
   t.ok((pathMtu ?? 0) <= 1400 && (pathMtu ?? 0) > 1400 - 16, String(pathMtu))
-  t.match(trouble, /takes packets of \d+ bytes, and the link here 1500/)
+  t.match(trouble, /takes packets of \d+ bytes, and ours are up to 1500/)
   await run(2, 'nft delete table ip long')
 })
 

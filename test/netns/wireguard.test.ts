@@ -152,6 +152,58 @@ t.test('a route that leads past the devices is a trouble', async () => {
   await happens('and no longer', async () => !(await statusText()).includes(told))
 })
 
+t.test('a rule that leads containers past the devices is a trouble', async () => {
+  const own = pair.addressOf(1, 4).replace(/1$/, '0/24')
+  await run(1, 'ip route add default via 192.0.2.2 table 99')
+  await run(1, `ip rule add from ${own} lookup 99`)
+  // No event of ip monitor tells of a rule: the next look finds it.
+  await happens(
+    'it is told',
+    async () => (await statusText()).includes('leave unencrypted: the way to'),
+    60_000,
+  )
+  await run(1, `ip rule delete from ${own} lookup 99`)
+  await run(1, 'ip route delete default via 192.0.2.2 table 99')
+  await happens(
+    'and no longer',
+    async () => !(await statusText()).includes('unencrypted'),
+    60_000,
+  )
+})
+
+t.test('what comes in the clear goes no further', async t => {
+  const [from, to] = [pair.addressOf(1, 4), pair.addressOf(2, 4)]
+  const dropped = async (): Promise<number> => {
+    const { verified } = await pair.backend(2)
+    return (verified as { drops: Record<string, number> }).drops['wrongSource'] ?? 0
+  }
+  const before = await dropped()
+  await run(1, `ip route add ${to}/32 via 192.0.2.2 dev eth0`)
+  await run(1, `ping -c 1 -W 1 -I ${from} ${to}`).catch(() => '')
+  await run(1, `ip route delete ${to}/32`)
+  t.equal(await dropped(), before + 1)
+})
+
+t.test('a peer that sends from another port is believed', async t => {
+  await everybodyReaches()
+  const endpoint = async (): Promise<string> =>
+    (await run(1, 'wg show flannel-wg endpoints')).trim().split('\t')[1] ?? ''
+  t.equal(await endpoint(), '192.0.2.2:51820')
+  // As behind a NAT: the record says one port, packets come from another.
+  await pair.stop(2, 'SIGTERM')
+  await run(2, 'wg set flannel-wg listen-port 40000')
+  const [from, to] = [pair.addressOf(2, 4), pair.addressOf(1, 4)]
+  await happens('it has moved', async () => {
+    await run(2, `ping -c 1 -W 1 -I ${from} ${to}`).catch(() => '')
+    return (await endpoint()) === '192.0.2.2:40000'
+  })
+  await pair.restart(1, 'SIGTERM', [])
+  t.ok(await reaches(pair, 4, 100))
+  t.equal(await endpoint(), '192.0.2.2:40000', 'after a restart, too')
+  await pair.restart(2, 'SIGKILL', [])
+  await everybodyReaches()
+})
+
 t.test('a restart of the daemon loses nothing', async t => {
   for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     const lost = await lostWhile(() => pair.restart(1, signal, []))
@@ -254,6 +306,24 @@ t.test("flannel's device and key are taken over", async t => {
   t.equal((await run(2, 'ip -brief link show flannel-wg')) + (await index()), before)
   const publicKey = await pair.inside(2, 'sh', '-c', `echo ${key} | wg pubkey`)
   t.equal((await status(2)).publicKey, publicKey.trim())
+})
+
+t.test('flannelctl finds every way right', async t => {
+  const { exitCode } = await pair.flannelctl(1, 'routes').then(
+    () => ({ exitCode: 0 }),
+    (error: unknown) => ({
+      exitCode: error instanceof CommandError ? error.exitCode : -1,
+    }),
+  )
+  t.equal(exitCode, 0)
+})
+
+t.test('a subnet that is given up does not leave in the clear', async t => {
+  await pair.stop(1, 'SIGINT')
+  t.notMatch(await run(1, 'ip -brief link'), 'flannel')
+  t.match(await run(1, 'ip route show proto 76'), /^unreachable 10\.5\.0\.0\/16 /)
+  await pair.restart(1, 'SIGKILL', [])
+  await everybodyReaches()
 })
 
 t.test('cleanup removes devices, routes and the process', async t => {

@@ -49,8 +49,10 @@ export interface Kept {
   want(): Promise<readonly KernelObject[] | undefined>
   /** What it has of ours. */
   find(): Promise<readonly KernelObject[]>
-  /** Throws BackendError when packets could go another way than by what was made. */
-  prove?(): Promise<void>
+  /** Says how packets could go another way than by what was made; undefined when they cannot. */
+  prove?(): Promise<string | undefined>
+  /** Whether an object stays when the rest is taken away. */
+  stays?(object: KernelObject): boolean
   /** Milliseconds between looks when nothing was heard, where not every change is. */
   readonly pollMs?: number | undefined
 }
@@ -65,6 +67,8 @@ export class KernelKeeper {
   readonly #rivalry: Rivalry
   /** Specs, by key, of what was found or put last: what differs was changed by somebody else. */
   #known: ReadonlyMap<string, string> = new Map()
+  /** How packets could go another way; undefined when they cannot. */
+  #proof: string | undefined
   /** Why the host could not be put right; undefined when it could. */
   #failure: string | undefined
   /** One look at a time. */
@@ -85,7 +89,11 @@ export class KernelKeeper {
   async clear(): Promise<void> {
     await this.#inTurn(async () => {
       this.#known = new Map()
-      await make(changesBetween(byKey(await this.#kept.find()), new Map()))
+      const found = byKey(await this.#kept.find())
+      const staying = [...found.values()].filter(
+        each => this.#kept.stays?.(each) === true,
+      )
+      await make(changesBetween(found, byKey(staying)))
     })
   }
 
@@ -139,7 +147,7 @@ export class KernelKeeper {
     await this.#sayRepaired(found, objects)
     await make(this.#rivalry.spare(changesBetween(found, objects)))
     this.#known = new Map(wanted.map(({ key, spec }) => [key, spec]))
-    await this.#kept.prove?.()
+    this.#proof = await this.#kept.prove?.()
   }
 
   /** What we wanted before and want now, and is not so, somebody else has changed. */
@@ -173,6 +181,7 @@ export class KernelKeeper {
   /** What keeps packets from their way; undefined when nothing does. */
   get trouble(): string | undefined {
     if (this.#failure !== undefined) return this.#failure
+    if (this.#proof !== undefined) return this.#proof
     const { objects } = this.#rivalry
     if (objects.length === 0) return undefined
     const more = objects.length > 1 ? ` and ${objects.length - 1} more` : ''

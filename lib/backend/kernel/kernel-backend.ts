@@ -11,7 +11,7 @@ import { endLeftPaths } from '../udp/packet-path.js'
 import { findObjects } from './found.js'
 import { KernelKeeper, MOST_SHOWN } from './keeper.js'
 import { networksOf, removeLeft } from './left.js'
-import type { KernelObject } from './objects.js'
+import { type KernelObject, RouteToNowhere } from './objects.js'
 import type { VerificationRules } from './verification-rules.js'
 import { Verification, endVerification } from './verification.js'
 
@@ -29,8 +29,10 @@ export interface KernelPlan {
   want(remotes: readonly Remote[]): Promise<Wanted>
   /** What the kernel has of ours beside routes by gateways and entries of VXLAN devices. */
   find?(): Promise<readonly KernelObject[]>
-  /** Throws BackendError when packets to these remotes could go another way. */
-  prove?(remotes: readonly Remote[]): Promise<void>
+  /** Says how packets to these remotes could go another way; undefined when they cannot. */
+  prove?(remotes: readonly Remote[]): Promise<string | undefined>
+  /** Routes that refuse packets stay when the subnet is given up. */
+  readonly keepsRefusals?: boolean
   /** Milliseconds between looks, where the kernel does not tell of every change. */
   readonly pollMs?: number
   routeTo(remote: Remote): RouteToRemote | undefined
@@ -69,6 +71,7 @@ export class KernelBackend implements Backend {
       find: () => this.#find(),
       prove: async () => plan.prove?.(this.#remotes ?? []),
       pollMs: plan.pollMs,
+      stays: object => plan.keepsRefusals === true && object instanceof RouteToNowhere,
     })
     const { verify: mode } = context
     if (mode !== 'off' && plan.verified !== undefined)

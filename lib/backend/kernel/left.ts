@@ -4,7 +4,7 @@ import type { BackendContext } from '../backend.js'
 import { BackendError } from '../errors.js'
 import type { Prefix } from '../../subnet/prefix.js'
 import { findObjects } from './found.js'
-import type { KernelObject } from './objects.js'
+import { type KernelObject, RouteToNowhere } from './objects.js'
 import { endVerification } from './verification.js'
 
 /** The alias of a link that this daemon made: it tells it from those of other daemons. */
@@ -39,15 +39,20 @@ export async function findLeft(
  *
  * @param kept devices that stay, and routes with them; undefined when no route
  *   to a remote is wanted.
+ * @param keepsRefusals routes that refuse packets stay all the same.
  */
 export async function removeLeft(
   context: Pick<BackendContext, 'config' | 'runDir' | 'log'>,
   kept: readonly string[] | undefined,
+  keepsRefusals = false,
 ): Promise<void> {
   try {
     const { links, routes } = await findLeft(context, networksOf(context))
+    const unwanted = routes.filter(
+      route => !(keepsRefusals && route instanceof RouteToNowhere),
+    )
     await batch([
-      ...(kept === undefined ? routes.map(({ remove }) => remove) : []),
+      ...(kept === undefined ? unwanted.map(({ remove }) => remove) : []),
       ...links.filter(name => kept?.includes(name) !== true).map(deletionOf),
     ])
     if (kept === undefined) await endVerification(context)

@@ -79,6 +79,7 @@ const ETHER_TYPE = { 4: '0x0800', 6: '0x86dd' } as const
 const SOURCE = { 4: 96, 6: 64 } as const
 const DESTINATION = { 4: 128, 6: 192 } as const
 
+const DADDR = { 4: 'ip daddr', 6: 'ip6 daddr' } as const
 const SADDR = { 4: 'ip saddr', 6: 'ip6 saddr' } as const
 
 /** Why a packet is dropped: names of counters, and of the sets of those who sent it. */
@@ -99,9 +100,18 @@ export interface VerificationRules {
   readonly families: readonly VerifiedFamily[]
   /** `strict`: outer and inner source belong together; `inner`: the inner one alone. */
   readonly mode: 'strict' | 'inner'
-  /** Networks whose packets come without encapsulation, and by what device. */
-  readonly direct:
-    { readonly device: string; readonly networks: readonly Prefix[] } | undefined
+  /** What comes from the networks without encapsulation. */
+  readonly direct: DirectRules | undefined
+}
+
+interface DirectRules {
+  /** The underlay's. */
+  readonly device: string
+  readonly networks: readonly Prefix[]
+  /** From sources that are leased it is taken; else nothing that is for this host's containers. */
+  readonly isTaken: boolean
+  /** Of this host, where nothing is taken. */
+  readonly subnets: readonly Prefix[]
 }
 
 /** A host that may send, and what. */
@@ -154,7 +164,7 @@ export function membershipOf(
       }
     }
   }
-  for (const { family } of direct?.networks ?? []) {
+  for (const { family } of takenNetworks(direct)) {
     const leased = senders.flatMap(({ subnets }) =>
       subnets.filter(each => each.family === family),
     )
@@ -316,7 +326,7 @@ function linesOfPrerouting(
   ]
   if (lines.length === 0) return []
   return [
-    ...(direct?.networks ?? []).flatMap(({ family }) =>
+    ...takenNetworks(direct).flatMap(({ family }) =>
       setOf(`leased${family}`, `type ipv${family}_addr; flags interval;`, elements),
     ),
     'chain prerouting {',
@@ -335,14 +345,22 @@ function linesOfDevice({ encapsulation: { family, open } }: VerifiedFamily): str
   ]
 }
 
+function takenNetworks(direct: DirectRules | undefined): readonly Prefix[] {
+  return direct?.isTaken === true ? direct.networks : []
+}
+
 /** What comes by the underlay must be of a subnet that is leased, and reached by the underlay. */
-function linesOfDirect({
-  device,
-  networks,
-}: NonNullable<VerificationRules['direct']>): string[] {
+function linesOfDirect({ device, networks, isTaken, subnets }: DirectRules): string[] {
   return networks.flatMap(network => {
     const { family } = network
     const from = `iifname "${device}" ${SADDR[family]} ${formatPrefix(network)}`
+    if (!isTaken)
+      return subnets
+        .filter(subnet => subnet.family === family)
+        .map(
+          subnet =>
+            `${from} ${DADDR[family]} ${formatPrefix(subnet)} counter name wrongSource drop`,
+        )
     return [
       `${from} ${SADDR[family]} != @leased${family} counter name wrongSource drop`,
       `${from} fib saddr . iif oif missing counter name reversePath drop`,

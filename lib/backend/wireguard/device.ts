@@ -106,7 +106,7 @@ async function create(name: string): Promise<void> {
  */
 async function startInUserSpace(name: string): Promise<void> {
   try {
-    await run('wireguard-go', [name])
+    await run('wireguard-go', [name], { isDetached: true })
   } catch (error) {
     if (!(error instanceof CommandError) || error.code !== 'ENOENT') throw error
     const missing = new NotThereError('wireguard-go', error)

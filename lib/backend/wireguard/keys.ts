@@ -4,7 +4,7 @@ import {
   createPublicKey,
   generateKeyPairSync,
 } from 'node:crypto'
-import { readFile, writeFile } from 'node:fs/promises'
+import { open, readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import { WG_KEY } from '../../linux/wg.js'
 import { BackendError } from '../errors.js'
@@ -31,13 +31,14 @@ export async function obtainKey(
   stateDir: string,
   operatorsFile: string | undefined,
 ): Promise<OwnKey> {
-  const file = operatorsFile ?? join(stateDir, 'wireguard-key')
-  const kept = await readKey(file)
+  const file = operatorsFile ?? ownKeyFile(stateDir)
+  const kept = await readKey(file, operatorsFile === undefined)
   if (kept !== undefined) return { file, publicKey: publicKeyOf(kept) }
-  const left = operatorsFile === undefined ? await readKey(FLANNEL_KEY_FILE) : undefined
+  const left =
+    operatorsFile === undefined ? await readKey(FLANNEL_KEY_FILE, false) : undefined
   const key = left ?? newKey()
   try {
-    await writeFile(file, `${key}\n`, { mode: 0o400 })
+    await keep(file, key)
   } catch (cause) {
     throw new BackendError(
       'ERR_DEVICE',
@@ -50,7 +51,25 @@ export async function obtainKey(
   return { file, publicKey: publicKeyOf(key) }
 }
 
-async function readKey(file: string): Promise<string | undefined> {
+/** Whole or not at all, whatever happens: hosts know each other by their keys. */
+async function keep(file: string, key: string): Promise<void> {
+  const handle = await open(`${file}.new`, 'w', 0o400)
+  try {
+    await handle.writeFile(`${key}\n`)
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+  await rename(`${file}.new`, file)
+}
+
+/** Where our own key is kept. */
+export function ownKeyFile(stateDir: string): string {
+  return join(stateDir, 'wireguard-key')
+}
+
+/** @param isOurs so that an empty one may be made anew: a power cut leaves such. */
+async function readKey(file: string, isOurs: boolean): Promise<string | undefined> {
   let key: string
   try {
     key = (await readFile(file, 'utf8')).trim()
@@ -59,6 +78,7 @@ async function readKey(file: string): Promise<string | undefined> {
     throw new BackendError('ERR_DEVICE', `cannot read a key: ${text(cause)}`, { cause })
   }
   if (WG_KEY.test(key)) return key
+  if (isOurs && key === '') return undefined
   throw new BackendError(
     'ERR_DEVICE',
     `${file} holds no WireGuard key; remove it, or write one there with wg genkey`,

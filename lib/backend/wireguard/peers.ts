@@ -102,7 +102,9 @@ export function wantPeers(
   const objects: WireguardPeer[] = []
   const skipped: { subnet: string; why: string }[] = []
   const holders = new Map<string, Subnet>()
-  for (const remote of remotes)
+  // Of twins, as a host leaves that has moved, the later counts.
+  const ordered = remotes.toSorted((a, b) => compareRevisions(b, a))
+  for (const remote of ordered)
     for (const device of devices) {
       const allowedIps = device.families.flatMap(family => {
         const prefix = subnetPrefix(remote.subnet, family)
@@ -124,6 +126,11 @@ export function wantPeers(
       }
     }
   return { objects, skipped }
+}
+
+function compareRevisions(a: Remote, b: Remote): number {
+  const [first, second] = [a.modRevision ?? 0n, b.modRevision ?? 0n]
+  return first < second ? -1 : first > second ? 1 : 0
 }
 
 /** A remote as a peer, or why it cannot be one. */

@@ -93,7 +93,7 @@ t.test('leased subnets by the underlay are intervals that do not overlap', t => 
   const rules = {
     families: [],
     mode: 'strict' as const,
-    direct: { device: 'eth0', networks },
+    direct: { device: 'eth0', networks, isTaken: true, subnets: [] },
   }
   const { elements } = membershipOf(rules, [
     sender('10.5.4.0/22', '192.0.2.2'),
@@ -133,7 +133,12 @@ t.test('the rules of a host with vxlan and DirectRouting', t => {
   const rules = {
     families: [family('10.5.1.0/24')],
     mode: 'strict' as const,
-    direct: { device: 'eth0', networks: [parsePrefix('10.5.0.0/16')] },
+    direct: {
+      device: 'eth0',
+      networks: [parsePrefix('10.5.0.0/16')],
+      isTaken: true,
+      subnets: [],
+    },
   }
   const counted = new Map([['notIp', { packets: 3, bytes: 99 }]])
   const lines = linesOfTable('x', rules, membershipOf(rules, []), counted)

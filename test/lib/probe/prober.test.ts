@@ -17,6 +17,7 @@ function target(number: number, overlay = true): ProbeTarget {
     underlay: parseAddress(`192.0.${high + 2}.${low}`),
     overlay: overlay ? parseAddress(`10.${high}.${low}.0`) : undefined,
     carrier: `UDP ${PORT}`,
+    hasMtuOption: false,
   }
 }
 
@@ -32,7 +33,7 @@ function open(t: Test, targets: readonly ProbeTarget[]): World {
   const network = new IcmpNetwork(clock)
   const prober = new Prober({
     rate: RATE,
-    linkMtu: 1500,
+    longest: 1500,
     isOurs: ({ protocol, port }) => protocol === 17 && port === PORT,
     open: network.open,
     clock,
@@ -198,7 +199,7 @@ t.test('where no raw socket can be opened, the daemon goes on and says why', asy
   const clock = new ManualClock()
   const prober = new Prober({
     rate: RATE,
-    linkMtu: 1500,
+    longest: 1500,
     isOurs: () => false,
     open: () => Promise.reject(new Error('raw-socket is not there')),
     clock,

@@ -1,7 +1,9 @@
 import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { planBackend } from '../../../../lib/backend/backends.js'
 import { obtainKey, publicKeyOf } from '../../../../lib/backend/wireguard/keys.js'
+import { backendContext } from '../../../helpers/backend-context.js'
 
 /** RFC 7748, section 6.1. */
 const PRIVATE = 'dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo='
@@ -26,6 +28,25 @@ t.test('a key that is made stays, and nobody else may read it', async t => {
   t.strictSame(await obtainKey(directory, undefined), first)
   rmSync(first.file)
   t.not((await obtainKey(directory, undefined)).publicKey, first.publicKey)
+})
+
+t.test('a copy of a machine makes keys and addresses of its own', async t => {
+  const directory = place(t)
+  for (const type of ['wireguard', 'vxlan']) {
+    const config = { Network: '10.5.0.0/16', Backend: { Type: type } }
+    const data = (): unknown =>
+      planBackend(backendContext(config, directory)).leaseData?.()
+    const first = await data()
+    t.strictSame(await data(), first, type)
+    await planBackend(backendContext(config, directory)).forget?.()
+    t.notSame(await data(), first, type)
+  }
+})
+
+t.test('a key that was not written to its end is no key', async t => {
+  const directory = place(t)
+  writeFileSync(join(directory, 'wireguard-key'), '')
+  t.match(await obtainKey(directory, undefined), { publicKey: String })
 })
 
 t.test("the operator's file is read, or made", async t => {

@@ -103,6 +103,19 @@ t.test('each mode sends to the address that it names', t => {
   t.end()
 })
 
+t.test('of two records with one key the later counts', t => {
+  const [old, late] = [
+    { ...host(2), modRevision: 5n },
+    { ...host(3, host(2).holder), modRevision: 6n },
+  ]
+  for (const remotes of [
+    [old, late],
+    [late, old],
+  ])
+    t.match(lines(remotes), [/allowed-ips 10\.5\.3\.0\/24$/, /fd00:5:0:3::\/64$/])
+  t.end()
+})
+
 t.test('a record that cannot be a peer is left out, and says why', t => {
   const bad = (backendData: unknown): string | undefined =>
     why([host(2, { backendData })])[0]
