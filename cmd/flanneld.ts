@@ -9,6 +9,7 @@ import { formatHelp, readCommandLine } from './flanneld/command-line.js'
 import { type DaemonFlags, type StopHow, runDaemon } from './flanneld/daemon.js'
 import { FileError } from './flanneld/files.js'
 import { FLANNELD_FLAGS } from './flanneld/flag-table.js'
+import { readListenAddress } from './flanneld/listen-address.js'
 import { openLogger } from './flanneld/logger.js'
 import { UsageError } from './flanneld/parse-flags.js'
 import { StartError } from './flanneld/start-error.js'
@@ -77,6 +78,8 @@ function readFlags(args: readonly string[]): DaemonFlags {
     throw new UsageError(
       `--healthz-ip is ${JSON.stringify(flags['healthz-ip'])}; it takes an IP address`,
     )
+  if (flags['status-listen'] !== '')
+    readListenAddress('status-listen', flags['status-listen'])
   readPublicIps(flags)
   return flags
 }
@@ -90,7 +93,8 @@ async function runUntilStopped(
     log.warn('--etcd-password shows in the process list; prefer --etcd-password-file')
   }
   try {
-    await runDaemon(flags, { clock: systemClock(bootTimeMs), log, stop: stopOnSignals() })
+    const stop = stopOnSignals()
+    await runDaemon(flags, { clock: systemClock(bootTimeMs), log, stop, onReload })
     log.info('stopped')
     return 0
   } catch (error) {
@@ -122,20 +126,30 @@ function isExpected(error: Error): boolean {
   )
 }
 
+/** A terminal that hangs up ends what runs on it; a supervisor means: read your files again. */
+function isOnTerminal(): boolean {
+  return process.stdin.isTTY || process.stdout.isTTY
+}
+
+function onReload(act: () => void): void {
+  if (!isOnTerminal()) process.on('SIGHUP', act)
+}
+
 /**
  * SIGTERM comes from a supervisor that starts us again soon: packets go on.
  * SIGINT comes from a person who wants it to end. The second signal kills.
  */
 function stopOnSignals(): AbortSignal {
   const controller = new AbortController()
-  const stopAs: Readonly<Record<'SIGTERM' | 'SIGINT', StopHow>> = {
+  const stopAs: Readonly<Record<string, StopHow>> = {
     SIGTERM: 'keep',
     SIGINT: 'end',
+    ...(isOnTerminal() && { SIGHUP: 'end' }),
   }
   for (const [name, how] of Object.entries(stopAs)) {
     process.once(name, () => {
       controller.abort(how)
-      process.removeAllListeners('SIGTERM').removeAllListeners('SIGINT')
+      for (const each of Object.keys(stopAs)) process.removeAllListeners(each)
     })
   }
   return controller.signal

@@ -2,7 +2,6 @@ import type { Logger } from 'pino'
 import type { Clock } from '../../lib/subnet/clock.js'
 import { EtcdRegistry } from '../../lib/subnet/etcd-registry.js'
 import type { FileLock } from '../../lib/linux/file-lock.js'
-import type { Registry } from '../../lib/subnet/registry.js'
 import { cleanPrefix } from '../../lib/subnet/subnet-key.js'
 import { checkPrivileges } from './check-privileges.js'
 import { Cleanup } from './cleanup.js'
@@ -14,6 +13,7 @@ import {
 import { readEtcdOptions } from './etcd-options.js'
 import type { FLANNELD_FLAGS } from './flag-table.js'
 import { Journal } from './journal.js'
+import { readListenAddress } from './listen-address.js'
 import { type Flags, UsageError } from './parse-flags.js'
 import {
   type Places,
@@ -28,7 +28,7 @@ import { serveNetwork } from './serve-network.js'
 import { DaemonState } from './state.js'
 import { StartError } from './start-error.js'
 import { openHealthServer, openStatusServer } from './status-server.js'
-import { notifySystemd } from './systemd-notify.js'
+import { keepSystemdInformed, notifySystemd } from './systemd-notify.js'
 
 export type DaemonFlags = Flags<typeof FLANNELD_FLAGS>
 
@@ -38,7 +38,7 @@ export interface DaemonContext {
   /** Clean etcd prefix. */
   readonly prefix: string
   readonly places: Places
-  readonly registry: Registry
+  readonly registry: EtcdRegistry
   readonly endpoints: readonly string[]
   readonly state: DaemonState
   readonly journal: Journal
@@ -68,11 +68,26 @@ export type StopHow = 'keep' | 'end'
  */
 export async function runDaemon(
   flags: DaemonFlags,
-  parts: { readonly clock: Clock; readonly log: Logger; readonly stop: AbortSignal },
+  parts: {
+    readonly clock: Clock
+    readonly log: Logger
+    readonly stop: AbortSignal
+    /** Calls back when a supervisor wants files to be read again. */
+    readonly onReload: (act: () => void) => void
+  },
 ): Promise<void> {
   const cleanup = new Cleanup()
   try {
     const context = await open(flags, { ...parts, cleanup })
+    parts.onReload(() => {
+      reload(context)
+    })
+    const informed = new AbortController()
+    cleanup.push(() => {
+      informed.abort()
+    })
+    const oneLine = (): string => context.state.oneLine()
+    void keepSystemdInformed(parts, oneLine, informed.signal)
     for (let next = 'again'; next === 'again';) {
       const prepared = await prepareNetwork(context)
       if (prepared === undefined) break
@@ -83,6 +98,15 @@ export async function runDaemon(
   } finally {
     await cleanup.run()
   }
+}
+
+/** Certificates and the password of etcd are read when they change; this reads them now. */
+function reload({ registry, state, log }: DaemonContext): void {
+  log.info('reading certificates and password for etcd again')
+  const now = process.hrtime.bigint() / 1000n
+  notifySystemd(`RELOADING=1\nMONOTONIC_USEC=${now}`, log)
+  registry.renew()
+  if (state.phase === 'ready') notifySystemd('READY=1', log)
 }
 
 /** Takes this daemon's places on the host and finds etcd. */
@@ -122,6 +146,14 @@ async function open(
     const address = { host: flags['healthz-ip'], port: flags['healthz-port'] }
     const health = await openHealthServer(address, state, log)
     cleanup.push(() => health.close())
+  }
+
+  if (flags['status-listen'] !== '') {
+    const address = readListenAddress('status-listen', flags['status-listen'])
+    // Not all hosts pay for what few use.
+    const { openMetricsServer } = await import('./metrics-server.js')
+    const metrics = await openMetricsServer(address, () => state.toJson(), log)
+    cleanup.push(() => metrics.close())
   }
 
   const embedded =

@@ -209,6 +209,12 @@ export const FLANNELD_FLAGS = {
     default: '1',
     describe: 'processes that carry the packets of the udp backend, 1 to 16',
   },
+  'status-listen': {
+    type: 'string',
+    default: '',
+    describe:
+      'address and port that metrics are served on, as 127.0.0.1:9752; nowhere unless given',
+  },
   'probe-rate': {
     type: 'integer',
     default: '10',

@@ -203,9 +203,14 @@ export class NetworkHost implements Host {
   }
 
   #publishStatus(serving: Serving): void {
-    const { state, clock, flags } = this.#context
+    const { state, clock, flags, registry } = this.#context
     const { config, backend, holder, tenure, sync, prober } = serving
     const { keeper, permit } = tenure
+    state.headline = () => {
+      const { up, silent, unreachable } = prober.states
+      const probed = up + silent + unreachable === 0 ? '' : ` (${up} answer)`
+      return `${formatSubnet(keeper.held.subnet)} by ${backend.device}, ${sync.remotes.length} remotes${probed}`
+    }
     state.publish('networks', () =>
       config.families.map(({ network }) => formatPrefix(network)),
     )
@@ -219,6 +224,15 @@ export class NetworkHost implements Host {
       record: JSON.parse(formatHolder(holder)) as unknown,
     }))
     state.publish('backend', () => backend.describe())
+    state.publish('counters', () => ({
+      leaseRenewals: keeper.renewals,
+      recordLists: tenure.view.lists,
+      applies: sync.applies.count,
+      applySeconds: sync.applies.seconds,
+      etcdCalls: registry.calls.made,
+      etcdFailures: registry.calls.failed,
+      etcdSeconds: registry.calls.seconds,
+    }))
     state.publish('probes', () => ({
       rate: flags['probe-rate'],
       sent: prober.sentCount,

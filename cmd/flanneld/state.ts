@@ -5,6 +5,8 @@ export type Phase = 'starting' | 'waiting' | 'ready' | 'stopping'
 
 type Section = () => unknown
 
+const ETCD_AWAY = 'etcd does not answer; going on with the last known leases'
+
 /** A text, or what to ask for one whenever somebody looks. */
 type Said = string | (() => string | undefined)
 
@@ -35,6 +37,9 @@ export class DaemonState implements Health {
     put(this.#notes, part, text)
   }
 
+  /** What this host has and whom it reaches, in a few words; asked whenever somebody looks. */
+  headline: () => string = () => ''
+
   /** Adds a section to the status; `read` is asked whenever somebody looks. */
   publish(name: string, read: Section): void {
     this.#sections.set(name, read)
@@ -50,6 +55,22 @@ export class DaemonState implements Health {
     if (this.phase !== 'ready') return this.phase
     const [first] = Object.entries(textsOf(this.#troubles))
     return first?.join(': ')
+  }
+
+  notes(): string[] {
+    const said = Object.entries(textsOf(this.#notes)).map(entry => entry.join(': '))
+    const isAway = this.phase === 'ready' && !this.etcdReachable
+    return isAway ? [ETCD_AWAY, ...said] : said
+  }
+
+  /** All that fits into one line: how it goes, and what is wrong first. */
+  oneLine(): string {
+    const trouble = this.trouble()
+    if (this.phase === 'waiting') return `waiting: ${trouble ?? ''}`
+    if (this.phase !== 'ready') return this.phase
+    const [note] = this.notes()
+    const said = trouble ?? note
+    return said === undefined ? this.headline() : `${this.headline()}; ${said}`
   }
 
   async toJson(): Promise<Record<string, unknown>> {

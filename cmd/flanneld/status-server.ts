@@ -56,6 +56,8 @@ export async function openStatusServer(
 export interface Health {
   /** Why packets cannot flow at present; undefined when they can. */
   trouble(): string | undefined
+  /** What an operator should know although packets flow. */
+  notes(): readonly string[]
 }
 
 /** Answers `/healthz` and `/readyz` and nothing else. Throws StartError. */
@@ -73,7 +75,9 @@ export async function openHealthServer(
       response.writeHead(200).end('flanneld is running')
     } else if (pathname === '/readyz') {
       const trouble = health.trouble()
-      if (trouble === undefined) response.writeHead(200).end('flanneld is ready')
+      const notes = health.notes().map(note => `\nnote: ${note}`)
+      if (trouble === undefined)
+        response.writeHead(200).end(`flanneld is ready${notes.join('')}`)
       else response.writeHead(503).end(`flanneld is not ready yet: ${trouble}`)
     } else {
       response.writeHead(404).end()
@@ -91,7 +95,7 @@ export async function openHealthServer(
   return closable(server)
 }
 
-async function listen(
+export async function listen(
   server: Server,
   where: { path: string } | { host: string; port: number },
 ): Promise<void> {
@@ -103,7 +107,7 @@ async function listen(
   })
 }
 
-function closable(server: Server): ClosableServer {
+export function closable(server: Server): ClosableServer {
   return {
     close: async () => {
       await new Promise<void>(resolve => {

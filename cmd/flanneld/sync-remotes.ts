@@ -32,6 +32,8 @@ export interface RemoteSyncOptions {
 export class RemoteSync {
   readonly shared = new SharedAddresses()
   readonly #options: RemoteSyncOptions
+  /** How often the backend has taken a list, and what time that took altogether. */
+  readonly applies = { count: 0, seconds: 0 }
   /** Empty until the leases are known: what a former daemon applied stands until then. */
   #applied: readonly Remote[] = []
   #isAwake = false
@@ -106,7 +108,10 @@ export class RemoteSync {
   async #apply(): Promise<void> {
     const remotes = this.#options.choose()
     this.#note(remotes)
+    const begin = performance.now()
     await this.#options.backend.apply(remotes)
+    this.applies.count += 1
+    this.applies.seconds += (performance.now() - begin) / 1000
     this.#applied = remotes
     this.#options.applied(remotes)
   }

@@ -213,6 +213,7 @@ class UdpBackend implements Backend {
       device: this.device,
       mtu: overlayMtu,
       listen: formatEndpoint(address, port),
+      ...this.#keeper.describe(),
       path: await this.#path.describe(),
     }
   }

@@ -104,7 +104,7 @@ export function sendUnixDatagram(path: string, text: string): void {
     const bytes = Buffer.from(text)
     const sent =
       libc.connect(fd, address, address.length) === 0
-        ? libc.send(fd, bytes, bytes.length, MSG_NOSIGNAL)
+        ? libc.send(fd, bytes, bytes.length, MSG_NOSIGNAL | MSG_DONTWAIT)
         : -1
     if (sent < 0) throw libc.lastError(`notify ${path}`)
   } finally {

@@ -52,8 +52,28 @@ export class EtcdCluster {
     return this.#endpoints[this.#current] ?? this.#options.endpoints[0] ?? ''
   }
 
+  /** Of calls that were made, how many failed, and how long all took together. */
+  readonly calls = { made: 0, failed: 0, seconds: 0 }
+
   /** Makes a call that may be repeated, also while an earlier attempt is under way. */
   async ask<T>(call: (client: Etcd3) => Promise<T>): Promise<T> {
+    return await this.#counted(() => this.#ask(call))
+  }
+
+  async #counted<T>(call: () => Promise<T>): Promise<T> {
+    const begin = performance.now()
+    this.calls.made += 1
+    try {
+      return await call()
+    } catch (error) {
+      this.calls.failed += 1
+      throw error
+    } finally {
+      this.calls.seconds += (performance.now() - begin) / 1000
+    }
+  }
+
+  async #ask<T>(call: (client: Etcd3) => Promise<T>): Promise<T> {
     const tried = this.#endpoints
     try {
       if (tried.length > 0) return await this.#askAll(call)
@@ -70,6 +90,10 @@ export class EtcdCluster {
 
   /** Makes a call that must not be repeated. The next call goes elsewhere if this one fails. */
   async askOnce<T>(call: (client: Etcd3) => Promise<T>): Promise<T> {
+    return await this.#counted(() => this.#askOnce(call))
+  }
+
+  async #askOnce<T>(call: (client: Etcd3) => Promise<T>): Promise<T> {
     if (this.#endpoints.length === 0) await this.#findEndpoints()
     const member = this.current()
     try {
@@ -89,6 +113,12 @@ export class EtcdCluster {
   leave(member: EtcdMember): void {
     if (member.endpoint !== this.endpoint) return
     this.#use((this.#current + 1) % this.#endpoints.length)
+  }
+
+  /** Reads certificates and password again, whether their files have changed or not. */
+  renew(): void {
+    this.#options.tls?.forget()
+    for (const member of this.#members.values()) member.renew()
   }
 
   close(): void {

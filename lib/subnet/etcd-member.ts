@@ -60,6 +60,13 @@ export class EtcdMember {
     this.#token = undefined
   }
 
+  /** The next call reads certificates and password again, and connects anew. */
+  renew(): void {
+    this.forgetLogin()
+    this.#client?.close()
+    this.#client = undefined
+  }
+
   /** Streams that are open go on until their readers end them. */
   close(): void {
     this.#isClosed = true

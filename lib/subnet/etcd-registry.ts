@@ -45,6 +45,20 @@ export class EtcdRegistry implements Registry {
     return this.#cluster.endpoint
   }
 
+  /** How many calls were made and failed, and what time they took together. */
+  get calls(): {
+    readonly made: number
+    readonly failed: number
+    readonly seconds: number
+  } {
+    return this.#cluster.calls
+  }
+
+  /** Reads certificates and password again, and connects anew with the next call. */
+  renew(): void {
+    this.#cluster.renew()
+  }
+
   async list(prefix: string): Promise<Snapshot> {
     const answer = await this.#cluster.ask(client =>
       client.kv.range({ key: Buffer.from(prefix), range_end: endOfPrefix(prefix) }),

@@ -71,6 +71,8 @@ export class LeaseKeeper {
   #held: HeldLease
   /** Since when the registry has an older record of another host in the place of ours. */
   #doubtedSince: number | undefined
+  /** How often the lease was renewed, or found as it should be. */
+  renewals = 0
   /** Why the lease could not be renewed; undefined when it could. */
   trouble: string | undefined
   #wake = new AbortController()
@@ -104,6 +106,7 @@ export class LeaseKeeper {
     while (!signal.aborted) {
       try {
         await this.#check()
+        this.renewals += 1
         if (this.trouble !== undefined) log.info('lease renewed again')
         this.trouble = undefined
         backoff.reset()

@@ -68,6 +68,8 @@ export class LeaseView {
   readonly table = new LeaseTable()
   /** False while the leases cannot be watched, because the registry does not answer. */
   reachable = true
+  /** How often all records were listed: at first, and after each watch that was cut. */
+  lists = 0
   /** True once a list has come from the registry. */
   listed = false
   readonly #listeners = new Set<() => void>()
@@ -180,6 +182,7 @@ export class LeaseView {
 
   #take(snapshot: Snapshot): void {
     const { clock, log } = this.#options
+    this.lists += 1
     const continuous = this.#isContinuous(snapshot)
     this.#suspicious = false
     this.#revision = snapshot.revision

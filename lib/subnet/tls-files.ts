@@ -40,6 +40,11 @@ export class TlsFiles {
     this.#material = readMaterial(paths)
   }
 
+  /** What was read is read again when it is needed next. */
+  forget(): void {
+    this.#state = ''
+  }
+
   /** The same object as before unless the files have changed to something usable. */
   current(): TlsMaterial {
     try {

@@ -4,9 +4,10 @@ import type { DaemonStatus } from '../../cmd/flannelctl/daemon-status.js'
 import { CommandError } from '../../lib/linux/run.js'
 import { type Side, openPair, reaches } from './open-pair.js'
 import { happens } from './open-test-lab.js'
+import { parsePrometheus } from '../reference/prometheus-text.js'
 
 const NETWORK = { Network: '10.5.0.0/16' }
-const PROBING = ['--probe-rate=50']
+const PROBING = ['--probe-rate=50', '--status-listen=127.0.0.1:9752']
 
 const pair = await openPair(t, 'peers', NETWORK, { flags: PROBING })
 
@@ -53,6 +54,44 @@ t.test('a way that is well is measured', async t => {
     /^10\.5\.\d+\.0\/24 +192\.0\.2\.2 +up +\d+\.\d\d ms +0% +\d+\.\d\d ms +1500$/m,
   )
   t.notMatch(await pair.flannelctl(1, 'status'), 'note')
+})
+
+t.test('Prometheus is told the same', async t => {
+  const ask = 'busybox wget -qO- http://127.0.0.1:9752/metrics'
+  const metrics = parsePrometheus(await run(1, ask))
+  const valueOf = (name: string, labels = {}): number | undefined =>
+    metrics
+      .get(`flanneld_${name}`)
+      ?.samples.find(sample => JSON.stringify(sample.labels) === JSON.stringify(labels))
+      ?.value
+  t.equal(valueOf('ready'), 1)
+  t.equal(valueOf('etcd_reachable'), 1)
+  t.equal(valueOf('remotes', { state: 'up' }), 1)
+  for (const name of [
+    'record_lists_total',
+    'applies_total',
+    'apply_seconds_total',
+    'etcd_calls_total',
+    'path_sent_packets_total',
+    'path_received_packets_total',
+    'path_resident_memory_bytes',
+    'probes_sent_total',
+  ])
+    t.ok((valueOf(name) ?? 0) > 0, name)
+})
+
+t.test('SIGHUP has certificates read again, and nothing else happens', async t => {
+  const { pid } = await pair.status(1)
+  process.kill(pid, 'SIGHUP')
+  await happens('it is told', async () =>
+    (await pair.log(1)).includes('reading certificates and password for etcd again'),
+  )
+  await run(1, `etcdctl --endpoints=http://192.0.2.1:2379 get x`)
+  const { phase, etcdReachable, pid: later } = await pair.status(1)
+  t.strictSame(
+    { phase, etcdReachable, later },
+    { phase: 'ready', etcdReachable: true, later: pid },
+  )
 })
 
 t.test('loss is counted', async t => {

@@ -71,6 +71,8 @@ export class KernelKeeper {
   #proof: string | undefined
   /** Why the host could not be put right; undefined when it could. */
   #failure: string | undefined
+  /** Objects and devices of ours that others had changed. */
+  #repairs = 0
   /** One look at a time. */
   #busy: Promise<unknown> = Promise.resolve()
 
@@ -159,6 +161,7 @@ export class KernelKeeper {
         found.get(key)?.spec !== spec &&
         !this.#rivalry.isSpared(key),
     )
+    this.#repairs += changed.length
     const quarrels = changed.filter(({ key }) => this.#rivalry.note(key))
     const [first] = quarrels
     if (first !== undefined)
@@ -193,6 +196,7 @@ export class KernelKeeper {
     const rivals = this.#rivalry.objects
     return {
       objects: this.#known.size,
+      repairs: this.#repairs,
       ...(rivals.length > 0 && {
         rivals: rivals.slice(0, MOST_SHOWN),
         rivalsCount: rivals.length,

@@ -51,7 +51,16 @@ t.test(
       'flanneld is not ready yet: etcd has no key /x/config',
     ])
     state.phase = 'ready'
+    state.etcdReachable = true
     t.strictSame(await ask(where, '/readyz'), [200, 'flanneld is ready'])
+    state.etcdReachable = false
+    state.note('lease', 'ends soon')
+    t.strictSame(await ask(where, '/readyz'), [
+      200,
+      'flanneld is ready\nnote: etcd does not answer; going on with the last known leases\nnote: lease: ends soon',
+    ])
+    state.note('lease', undefined)
+    state.etcdReachable = true
     state.report('firewall', 'iptables is gone')
     t.strictSame(await ask(where, '/readyz'), [
       503,
