@@ -84,14 +84,20 @@ function formatStatus(status: DaemonStatus): string {
   return lines.map(([name, text]) => `${name.padEnd(8)} ${text}\n`).join('')
 }
 
-/** Hosts that we reach, and records that we cannot use: of another backend type, perhaps. */
+/** Hosts that we reach, by whether they answer, and records that we cannot use: of another backend type, perhaps. */
 function formatCount(
-  remotes: readonly unknown[],
+  remotes: NonNullable<DaemonStatus['remotes']>,
   ignored: DaemonStatus['ignoredRecords'],
 ): string {
+  const states = remotes.flatMap(({ path }) => path?.state ?? [])
+  const counts = ['up', 'silent', 'unreachable'].flatMap(state => {
+    const count = states.filter(each => each === state).length
+    return count === 0 ? [] : [`${count} ${state}`]
+  })
+  const probed = counts.length === 0 ? '' : `: ${counts.join(', ')}`
   const more =
     ignored.length === 0 ? '' : `, and ${ignored.length} records not usable here`
-  return `${remotes.length}${more}`
+  return `${remotes.length}${probed}${more}`
 }
 
 function formatExpiry(seconds: number | null): string {

@@ -53,7 +53,9 @@ t.test('a way that is well is measured', async t => {
     await peersText(),
     /^10\.5\.\d+\.0\/24 +192\.0\.2\.2 +up +\d+\.\d\d ms +0% +\d+\.\d\d ms +1500$/m,
   )
-  t.notMatch(await pair.flannelctl(1, 'status'), 'note')
+  const status = await pair.flannelctl(1, 'status')
+  t.match(status, /^remotes +1: 1 up$/m)
+  t.notMatch(status, 'note')
 })
 
 t.test('Prometheus is told the same', async t => {
@@ -122,6 +124,7 @@ t.test('a daemon that is gone is told from a host that is', async t => {
   t.match(away.trouble, 'nobody listens on UDP 8285 of 192.0.2.2: flanneld there')
   const text = await pair.flannelctl(1, 'status')
   t.match(text, 'peers: 1 of 1 remotes do not answer: flannelctl peers says which')
+  t.match(text, /^remotes +1: 1 silent$/m)
 
   await run(2, 'ip link set eth0 down')
   const gone = await tells('it is unreachable', ({ state }) => state === 'unreachable')

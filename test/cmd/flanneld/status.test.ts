@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, statSync } from 'node:fs'
 import { type IncomingMessage, request } from 'node:http'
@@ -5,6 +6,7 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { formatLine } from '../../../cmd/flanneld/logger.js'
 import { DaemonState } from '../../../cmd/flanneld/state.js'
@@ -141,7 +143,7 @@ t.test(
 function line(fields: object): string {
   return formatLine(
     JSON.stringify({ level: 'info', time: '2026-11-24T10:33:21.123Z', ...fields }),
-    false,
+    'other',
   )
 }
 
@@ -167,7 +169,47 @@ t.test('whatever it says, a message is one line and moves no cursor', t => {
 
 t.test('warnings and errors are coloured on a terminal alone', t => {
   const text = JSON.stringify({ level: 'error', time: '', msg: 'x' })
-  t.equal(formatLine(text, true), ' \x1b[31mERROR\x1b[0m x\n')
-  t.equal(formatLine(text, false), ' ERROR x\n')
+  t.equal(formatLine(text, 'terminal'), ' \x1b[31mERROR\x1b[0m x\n')
+  t.equal(formatLine(text, 'other'), ' ERROR x\n')
   t.end()
+})
+
+t.test('the journal has the time, and is told how bad it is', t => {
+  for (const [level, priority] of Object.entries({
+    debug: 7,
+    info: 6,
+    warn: 4,
+    error: 3,
+    fatal: 2,
+  })) {
+    const text = JSON.stringify({
+      level,
+      time: '2026-11-24T10:33:21.123Z',
+      msg: 'x',
+      a: 1,
+    })
+    t.equal(formatLine(text, 'journal'), `<${priority}>x  a=1\n`)
+  }
+  t.end()
+})
+
+t.test('a unit whose output goes elsewhere writes for people', async t => {
+  const program = fileURLToPath(new URL('../../../cmd/flanneld.js', import.meta.url))
+  /** What a daemon that cannot start says, with what a unit has in its environment. */
+  const said = async (stream: string, format: string): Promise<string> => {
+    const script = `exec 2>&1; JOURNAL_STREAM=${stream} exec "$@"`
+    const flags = [
+      '--state-dir=/dev/null/x',
+      '--run-dir=/dev/null/x',
+      `--log-format=${format}`,
+    ]
+    const words = ['-c', script, 'sh', process.execPath, program, ...flags]
+    const child = spawn('sh', words, { stdio: ['ignore', 'pipe', 'inherit'] })
+    return await text(child.stdout)
+  }
+  const ours = '$(stat -Lc %d:%i /dev/stderr)'
+  t.match(await said(ours, 'text'), /^<2>\S/)
+  t.match(await said(ours, 'json'), /^<2>\{"level":"fatal"/)
+  t.match(await said('1:2', 'text'), /^\d\d:\d\d:\d\d FATAL /)
+  t.match(await said('1:2', 'json'), /^\{"level":"fatal"/)
 })
