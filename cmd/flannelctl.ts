@@ -35,6 +35,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'whether packets reach each remote: time, loss, longest packet, trouble',
     load: async () => (await import('./flannelctl/peers.js')).peersCommand,
   },
+  watch: {
+    summary: 'tell what changes as it happens: leases, and routes of this host',
+    load: async () => (await import('./flannelctl/watch.js')).watchCommand,
+  },
   drops: {
     summary: 'what the packet path has dropped, why, and who sent it',
     load: async () => (await import('./flannelctl/drops.js')).dropsCommand,

@@ -85,6 +85,27 @@ t.test('what a record says is input, and nothing else', async t => {
   for (const [index] of hostile.entries()) await remove(241 + index)
 })
 
+t.test('flannelctl watch tells what changes', async t => {
+  const watching = pair.watch(1)
+  await happens('it begins', () => watching.text().includes('2 subnets are held'))
+  await put(244, '02:00:00:00:00:f4')
+  await happens('it tells who comes', () =>
+    watching.text().includes('joined   10.5.244.0/24 192.0.2.244, extension, reserved'),
+  )
+  await pair.inside(1, 'ip', 'route', 'add', '10.5.99.0/24', 'dev', 'eth0', 'proto', '76')
+  await pair.inside(1, 'ip', 'route', 'delete', '10.5.99.0/24', 'dev', 'eth0')
+  await remove(244)
+  await happens('and what goes', () => {
+    const text = watching.text()
+    return (
+      text.includes('route  10.5.99.0/24 dev eth0') &&
+      text.includes('route gone  10.5.99.0/24 dev eth0') &&
+      text.includes('left     10.5.244.0/24')
+    )
+  })
+  t.equal(await watching.interrupt(), 0)
+})
+
 t.test('a command that hangs stops nothing', async t => {
   await put(251, 'hang')
   await happens('it hangs', async () =>

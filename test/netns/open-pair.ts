@@ -5,7 +5,7 @@
  *
  * Each host has an overlay address of its own on lo, as a container would.
  */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { mkdir, readFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -50,6 +50,8 @@ export interface Pair {
   log(side: Side): Promise<string>
   /** Runs flannelctl with the flags of that host's daemon. */
   flannelctl(side: Side, ...args: readonly string[]): Promise<string>
+  /** Runs flannelctl watch there. */
+  watch(side: Side): { text(): string; interrupt(): Promise<number | null> }
   /** Ends a daemon and starts it with other flags. Resolves when it is ready. */
   restart(side: Side, signal: NodeJS.Signals, flags: readonly string[]): Promise<void>
   /** TCP from host 1 to host 2. Returns Mbit/s. */
@@ -258,6 +260,18 @@ export async function openPair(
     environment,
     log,
     flannelctl,
+    watch: side => {
+      const places = Object.entries(flagsOf(side)).map(
+        ([flag, value]) => `--${flag}=${value}`,
+      )
+      const words = ['watch', `--etcd-endpoints=${ETCD}`, ...places]
+      const running = start(side, 'watch', [process.execPath, FLANNELCTL, ...words])
+      const log = join(directory, `watch-${side}.log`)
+      return {
+        text: () => readFileSync(log, 'utf8'),
+        interrupt: async () => (await running.end('SIGINT')).exitCode,
+      }
+    },
     restart,
     transfer,
   }

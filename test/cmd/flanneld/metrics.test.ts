@@ -56,6 +56,9 @@ const STATUS = {
   ],
 }
 
+/** Of the ways to remotes. */
+const STATES = ['up', 'silent', 'unreachable', 'unknown']
+
 let status: Record<string, unknown> = STATUS
 const port = await freePort()
 const server = await openMetricsServer(
@@ -196,13 +199,22 @@ t.test('an address to listen on is read strictly', t => {
   t.end()
 })
 
-t.test('alerts ask for metrics and reasons that there are', async t => {
+t.test('alerts and the dashboard ask for metrics and labels that there are', async t => {
   const found = await figures()
-  const url = new URL('../../../../packaging/prometheus/alerts.yml', import.meta.url)
-  const alerts = readFileSync(url, 'utf8')
-  const names = [...new Set(alerts.match(/\b(flanneld|process)_\w+/g))]
-  t.ok(names.length > 5)
-  for (const name of names) t.ok(found.has(name), name)
-  const [, reasons = ''] = /reason=~"([^"]*)"/.exec(alerts) ?? []
-  for (const reason of reasons.split('|')) t.ok(Object.hasOwn(Drop, reason), reason)
+  for (const file of ['alerts.yml', 'dashboard.json']) {
+    const url = new URL(`../../../../packaging/prometheus/${file}`, import.meta.url)
+    const text = readFileSync(url, 'utf8')
+    const names = new Set(text.match(/\b(flanneld|process)_[a-z_]+/g))
+    t.ok(names.size > 5)
+    for (const name of names) t.ok(found.has(name), `${file}: ${name}`)
+    for (const [, label = '', words = ''] of text.matchAll(
+      /(reason|state)=~\\?"([\w|]*)/g,
+    ))
+      for (const word of words.split('|'))
+        t.ok(label === 'state' ? STATES.includes(word) : Object.hasOwn(Drop, word), word)
+    if (file.endsWith('.json')) {
+      const { panels } = JSON.parse(text) as { panels: { id: number }[] }
+      t.equal(new Set(panels.map(({ id }) => id)).size, panels.length)
+    }
+  }
 })
