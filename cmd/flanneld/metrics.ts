@@ -1,6 +1,12 @@
 /** What the daemon knows of itself, for Prometheus (text format 0.0.4). */
 import { readFile } from 'node:fs/promises'
-import { Counter, Gauge, Registry, collectDefaultMetrics } from 'prom-client'
+import {
+  Counter,
+  Gauge,
+  type MetricConfiguration,
+  Registry,
+  collectDefaultMetrics,
+} from 'prom-client'
 import { z } from 'zod'
 import type { TrafficCounter } from '../../lib/encap/path-control.js'
 import type { StatusReport } from './status-server.js'
@@ -138,31 +144,28 @@ class Figures {
   }
 
   gauge(name: string, help: string, value: number, labels: Labels = {}): void {
-    const known = this.#registry.getSingleMetric(PREFIX + name)
-    const gauge =
-      known instanceof Gauge
-        ? known
-        : new Gauge({
-            name: PREFIX + name,
-            help,
-            labelNames: Object.keys(labels),
-            registers: [this.#registry],
-          })
-    gauge.set(labels, value)
+    this.#metric(Gauge, name, help, labels).set(labels, value)
   }
 
   counter(name: string, help: string, value: number, labels: Labels = {}): void {
+    this.#metric(Counter, name, help, labels).inc(labels, value)
+  }
+
+  /** The one of that name, made when it is told of first. */
+  #metric<Kind extends Gauge | Counter>(
+    Kind: new (options: MetricConfiguration<string>) => Kind,
+    name: string,
+    help: string,
+    labels: Labels,
+  ): Kind {
     const known = this.#registry.getSingleMetric(PREFIX + name)
-    const counter =
-      known instanceof Counter
-        ? known
-        : new Counter({
-            name: PREFIX + name,
-            help,
-            labelNames: Object.keys(labels),
-            registers: [this.#registry],
-          })
-    counter.inc(labels, value)
+    if (known instanceof Kind) return known
+    return new Kind({
+      name: PREFIX + name,
+      help,
+      labelNames: Object.keys(labels),
+      registers: [this.#registry],
+    })
   }
 }
 

@@ -7,7 +7,8 @@ import { planHostGw } from './host-gw.js'
 import { IPIP_DEVICE, checkIpip, planIpip } from './ipip.js'
 import { checkUdp, planUdp } from './udp.js'
 import { checkVxlan, planVxlan, vxlanDevices } from './vxlan.js'
-import { WIREGUARD_DEVICES, checkWireguard, planWireguard } from './wireguard.js'
+import { WIREGUARD_DEVICES, planWireguard } from './wireguard.js'
+import { checkWireguard } from './wireguard/options.js'
 
 interface BackendType {
   /** Checks what the configuration says, on any host. Throws BackendError. */

@@ -277,13 +277,16 @@ class ExtensionBackend implements Backend {
   }
 
   async #tellAll(subnet: string): Promise<void> {
-    while (!this.#isSettled(subnet)) {
-      const wanted = this.#wanted.get(subnet)
-      const isTold = await this.#slots.use(() => this.#tellOnce(subnet))
-      // One that has failed is another's turn, unless something else is wanted by now.
-      if (!isTold && this.#wanted.get(subnet)?.text === wanted?.text) break
+    try {
+      while (!this.#isSettled(subnet)) {
+        const wanted = this.#wanted.get(subnet)
+        const isTold = await this.#slots.use(() => this.#tellOnce(subnet))
+        // One that has failed is another's turn, unless something else is wanted by now.
+        if (!isTold && this.#wanted.get(subnet)?.text === wanted?.text) return
+      }
+    } finally {
+      this.#busy.delete(subnet)
     }
-    this.#busy.delete(subnet)
   }
 
   async #tellOnce(subnet: string): Promise<boolean> {

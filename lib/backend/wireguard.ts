@@ -1,8 +1,7 @@
 import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Link, batch, listLinks } from '../linux/iproute.js'
-import { WG_KEY, type WgPeer, listWgPeers } from '../linux/wg.js'
-import { type NetworkConfig, option } from '../subnet/network-config.js'
+import { type WgPeer, listWgPeers } from '../linux/wg.js'
 import {
   FAMILIES,
   type Family,
@@ -27,28 +26,19 @@ import { linkAlias, networksOf } from './kernel/left.js'
 import { type KernelObject, RouteToDevice, RouteToNowhere } from './kernel/objects.js'
 import { endLeft } from './left.js'
 import { OVERHEAD } from './mtu.js'
-import { readNumber } from './options.js'
 import {
   type WireguardDevice,
   ensureWireguard,
   implementationOf,
 } from './wireguard/device.js'
 import { type OwnKey, obtainKey, ownKeyFile } from './wireguard/keys.js'
-import {
-  type PeerOptions,
-  type WireguardMode,
-  WireguardPeer,
-  peerKey,
-  wantPeers,
-} from './wireguard/peers.js'
+import { type WireguardOptions, checkWireguard } from './wireguard/options.js'
+import { type PeerOptions, WireguardPeer, peerKey, wantPeers } from './wireguard/peers.js'
 import { findWayPast } from './wireguard/proof.js'
 
 /** flannel's names: that of IPv4 or both families, and that of IPv6. */
 const DEVICES = { 4: 'flannel-wg', 6: 'flannel-wg-v6' } as const
 export const WIREGUARD_DEVICES: readonly string[] = Object.values(DEVICES)
-
-/** flannel's, and WireGuard's own. */
-const DEFAULT_PORTS = { 4: 51_820, 6: 51_821 } as const
 
 /** WireGuard tells nobody of changes to its peers. */
 const POLL_MS = 10_000
@@ -58,61 +48,6 @@ const SESSION_MS = 180_000
 
 /** Sides that have something to send agree on new keys after two minutes, and try for 15 s. */
 const REKEYED_MS = 135_000
-
-const MODES: readonly WireguardMode[] = ['separate', 'auto', 'ipv4', 'ipv6']
-
-interface WireguardOptions {
-  /** Of a device that carries IPv6 alone in mode separate, the other. */
-  readonly listenPort: number
-  readonly listenPortV6: number
-  /** Of the underlay; undefined for that of its link. */
-  readonly mtu: number | undefined
-  readonly presharedKey: string | undefined
-  readonly keepalive: number
-  readonly mode: WireguardMode
-}
-
-/** Throws BackendError. */
-export function checkWireguard({
-  backend: { options },
-}: NetworkConfig): WireguardOptions {
-  const port = (name: string, family: Family): number => {
-    const range = { least: 0, most: 65_535, otherwise: 0 }
-    return readNumber(options, name, range) || DEFAULT_PORTS[family]
-  }
-  const mtu = readNumber(options, 'MTU', { least: 0, most: 65_535, otherwise: 0 })
-  return {
-    listenPort: port('ListenPort', 4),
-    listenPortV6: port('ListenPortV6', 6),
-    mtu: mtu === 0 ? undefined : mtu,
-    presharedKey: readPresharedKey(option(options, 'PSK')),
-    keepalive: readNumber(options, 'PersistentKeepaliveInterval', {
-      least: 0,
-      most: 65_535,
-      otherwise: 0,
-    }),
-    mode: readMode(option(options, 'Mode')),
-  }
-}
-
-function readPresharedKey(value: unknown): string | undefined {
-  if (value === undefined || value === '') return undefined
-  if (typeof value === 'string' && WG_KEY.test(value)) return value
-  // A secret, nearly.
-  throw new BackendError(
-    'ERR_BACKEND_OPTION',
-    'Backend.PSK is no key of 32 bytes in base64; make one with wg genpsk',
-  )
-}
-
-function readMode(value: unknown = ''): WireguardMode {
-  const mode = value === '' ? 'separate' : MODES.find(each => each === value)
-  if (mode !== undefined) return mode
-  throw new BackendError(
-    'ERR_BACKEND_OPTION',
-    `Backend.Mode is ${JSON.stringify(value)}; no valid Mode configured: it must be ${MODES.join(', ')}`,
-  )
-}
 
 export function planWireguard(context: BackendContext): BackendPlan {
   const { config, underlay } = context
@@ -152,7 +87,7 @@ export function planWireguard(context: BackendContext): BackendPlan {
 
 function refuseMissingAddress(
   { underlay }: BackendContext,
-  mode: WireguardMode,
+  mode: WireguardOptions['mode'],
   families: readonly Family[],
 ): void {
   const needed: readonly Family[] = {

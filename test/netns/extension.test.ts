@@ -135,3 +135,23 @@ t.test('a host that has left while the daemon was down is told of', async t => {
     'with what was told of it',
   )
 })
+
+t.test("flannel's example of host-gw is two lines that need no program", async t => {
+  const config = {
+    Network: '10.5.0.0/16',
+    SubnetMax: '10.5.239.0',
+    Backend: {
+      Type: 'extension',
+      SubnetAddCommand: 'ip route replace $SUBNET via $PUBLIC_IP',
+      SubnetRemoveCommand: 'ip route delete $SUBNET via $PUBLIC_IP',
+    },
+  }
+  const put = ['put', '/coreos.com/network/config', JSON.stringify(config)]
+  await pair.inside(1, 'etcdctl', ETCD, ...put)
+  for (const side of [1, 2] as const)
+    await pair.inside(side, 'ip', 'link', 'delete', 'flannel-vxlan')
+  await Promise.all(([1, 2] as const).map(side => pair.restart(side, 'SIGTERM', [])))
+  await happens('packets pass', () => reaches(pair, 4, 1500))
+  const subnet = pair.addressOf(2, 4).replace(/1$/, '0/24')
+  t.match(await pair.inside(1, 'ip', 'route'), `${subnet} via 192.0.2.2 dev eth0`)
+})

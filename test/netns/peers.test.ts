@@ -106,16 +106,16 @@ t.test('loss is counted', async t => {
 })
 
 t.test('a smaller path is found though nobody tells of it', async t => {
-  const drop =
-    'table ip long { chain in { type filter hook prerouting priority 0; ip daddr 192.0.2.2 ip length > 1400 drop; }; }'
-  await pair.inside(2, 'sh', '-c', `echo '${drop}' | nft -f -`)
+  // A veth drops what is longer than its other end takes, and says nothing.
+  await run(2, 'ip link set eth0 mtu 1400')
   const { pathMtu, trouble } = await tells(
     'the length is known',
     ({ pathMtu }) => pathMtu !== null && pathMtu !== 1500,
   )
-  t.ok((pathMtu ?? 0) <= 1400 && (pathMtu ?? 0) > 1400 - 16, String(pathMtu))
+  // A VLAN tag more than its MTU comes through.
+  t.ok((pathMtu ?? 0) <= 1404 && (pathMtu ?? 0) > 1400 - 8, String(pathMtu))
   t.match(trouble, /takes packets of \d+ bytes, and ours are up to 1500/)
-  await run(2, 'nft delete table ip long')
+  await run(2, 'ip link set eth0 mtu 1500')
 })
 
 t.test('a daemon that is gone is told from a host that is', async t => {
