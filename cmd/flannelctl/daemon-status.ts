@@ -78,6 +78,14 @@ const statusSchema = z.looseObject({
       carriedBy: z.string().optional(),
     })
     .optional(),
+  underlay: z
+    .looseObject({
+      device: z.string(),
+      mtu: z.number(),
+      addresses: z.array(z.string()),
+      carrier: z.string(),
+    })
+    .optional(),
   remotes: z.array(remote).optional(),
   probes: z.looseObject({ trouble: z.string().nullable() }).optional(),
 })

@@ -4,7 +4,7 @@ import type { Prober } from '../../lib/probe/prober.js'
 import type { Host, Tenure } from '../../lib/subnet/host-lease.js'
 import { TenureEnd } from '../../lib/subnet/tenure-end.js'
 import { runAll, untilAborted } from '../../lib/subnet/loops.js'
-import { formatPrefix } from '../../lib/subnet/prefix.js'
+import { FAMILIES, formatAddress, formatPrefix } from '../../lib/subnet/prefix.js'
 import { type Subnet, formatSubnet, sameSubnet } from '../../lib/subnet/subnet-key.js'
 import { formatHolder } from '../../lib/subnet/subnet-record.js'
 import type { DaemonContext } from './daemon.js'
@@ -204,7 +204,7 @@ export class NetworkHost implements Host {
 
   #publishStatus(serving: Serving): void {
     const { state, clock, flags, registry } = this.#context
-    const { config, backend, holder, tenure, sync, prober } = serving
+    const { config, underlay, backend, holder, tenure, sync, prober } = serving
     const { keeper, permit } = tenure
     state.headline = () => {
       const { up, silent, unreachable } = prober.states
@@ -222,6 +222,15 @@ export class NetworkHost implements Host {
         : null,
       forwardingForSeconds: Math.max(0, Math.round((permit.until - clock.now()) / 1000)),
       record: JSON.parse(formatHolder(holder)) as unknown,
+    }))
+    state.publish('underlay', () => ({
+      device: underlay.device,
+      mtu: underlay.mtu,
+      addresses: FAMILIES.flatMap(family => {
+        const address = underlay.addresses[family]
+        return address === undefined ? [] : [formatAddress(address)]
+      }),
+      carrier: backend.reach.carrier,
     }))
     state.publish('backend', () => backend.describe())
     state.publish('counters', () => ({

@@ -93,6 +93,8 @@ export interface Link {
   readonly name: string
   readonly mtu: number
   readonly up: boolean
+  /** False when a link that is up has no cable, or nothing at its other end. */
+  readonly hasCarrier: boolean
   /** `bridge`, `veth`, `vxlan`, `tun` …; undefined for plain interfaces. */
   readonly kind: string | undefined
   readonly mac: string | undefined
@@ -161,6 +163,7 @@ export function parseLinks(text: string): Link[] {
     name: link.ifname,
     mtu: link.mtu,
     up: link.flags.includes('UP'),
+    hasCarrier: !link.flags.includes('NO-CARRIER'),
     kind: link.linkinfo?.info_kind,
     mac: link.address,
     alias: link.ifalias,

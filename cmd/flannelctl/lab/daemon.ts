@@ -66,10 +66,12 @@ export class LabDaemon {
   /** Starts it without waiting: what it says while it waits is a test's business. */
   launch(more: readonly string[] = []): void {
     const { namespace, outlive, directory, flags = [] } = this.#options
+    // Those that are given are tried in order: ours would be the first.
+    const isInterfaceGiven = more.some(flag => flag.startsWith('--iface='))
     const command = withMounts(mountsOfHost(directory), [
       process.execPath,
       this.program,
-      '--iface=eth0',
+      ...(isInterfaceGiven ? [] : ['--iface=eth0']),
       `--etcd-endpoints=${ETCD_ENDPOINT}`,
       ...this.placeFlags,
       ...flags,

@@ -174,6 +174,7 @@ const LINK: Link = {
   name: 'flannel.1',
   mtu: 1450,
   up: true,
+  hasCarrier: true,
   kind: 'vxlan',
   mac: DEVICE.mac,
   alias: DEVICE.alias,

@@ -1,0 +1,236 @@
+import { get as getHttp } from 'node:http'
+import { get as getHttps } from 'node:https'
+import { pino } from 'pino'
+import { devicesOf, leavesRoutes } from '../../lib/backend/backends.js'
+import { findOverlaps } from '../../lib/backend/overlap.js'
+import { type HostNetwork, readHostNetwork } from '../../lib/backend/underlay.js'
+import type { EtcdFacts, HostFacts } from '../../lib/diagnosis/host-facts.js'
+import { findAddressRival } from '../../lib/linux/arp-probe.js'
+import { readKinds, saveTable } from '../../lib/linux/iptables.js'
+import { routesTo } from '../../lib/linux/iproute.js'
+import { bootTimeMs } from '../../lib/linux/libc.js'
+import { mayAdministerNetwork } from '../../lib/linux/privileges.js'
+import { readSysctl } from '../../lib/linux/sysctl.js'
+import { systemClock } from '../../lib/subnet/clock.js'
+import type { LeaseCache } from '../../lib/subnet/lease-cache.js'
+import {
+  type NetworkConfig,
+  parseNetworkConfig,
+} from '../../lib/subnet/network-config.js'
+import {
+  type Prefix,
+  addressBytes,
+  formatAddress,
+  parseAddress,
+  parsePrefix,
+} from '../../lib/subnet/prefix.js'
+import { cleanPrefix, configKey, prefixesOf } from '../../lib/subnet/subnet-key.js'
+import { parseHolder } from '../../lib/subnet/subnet-record.js'
+import { endpointHosts, readEtcdOptions } from '../flanneld/etcd-options.js'
+import type { ETCD_FLAGS } from '../flanneld/flag-table.js'
+import { LeaseCacheFile } from '../flanneld/lease-cache-file.js'
+import type { Flags } from '../flanneld/parse-flags.js'
+import { placesOf } from '../flanneld/places.js'
+import { type DaemonStatus, type StatusFlags, askDaemon } from './daemon-status.js'
+import { withRegistry } from './etcd.js'
+
+type FactFlags = StatusFlags & Flags<typeof ETCD_FLAGS>
+
+const DATE_TIMEOUT_MS = 2000
+
+/** More remotes say nothing more of this host. */
+const MOST_WAYS = 64
+
+/** Looks at this host, its daemon and etcd. Changes nothing. Throws CommandFailure. */
+export async function readHostFacts(flags: FactFlags): Promise<HostFacts> {
+  const isRoot = await mayAdministerNetwork()
+  const daemon = isRoot ? await askDaemon(flags) : undefined
+  const [host, etcd, cache] = await Promise.all([
+    readHostNetwork(),
+    askEtcd(flags),
+    readCache(flags),
+  ])
+  const config = readConfig(etcd.config ?? cache?.config)
+  const networks = daemon?.networks?.map(parsePrefix) ?? networksOf(config)
+  const subnet = subnetOf(daemon, cache)
+  const publicIp = daemon?.lease?.record.PublicIP ?? publicIpOf(cache)
+  return {
+    isRoot,
+    daemon,
+    networks,
+    subnet,
+    host,
+    publicIp,
+    overlaps:
+      daemon?.phase === 'ready' ? [] : overlapsOf(config, { flags, host, subnet }),
+    sysctls: await readSysctls([daemon?.underlay?.device, daemon?.backend?.device]),
+    etcd: etcd.facts,
+    ways: await readWays(daemon),
+    filters: isRoot ? await readFilters() : new Map(),
+    rival: isRoot ? findRival(host, publicIp) : undefined,
+  }
+}
+
+function readConfig(text: string | undefined): NetworkConfig | undefined {
+  try {
+    return text === undefined ? undefined : parseNetworkConfig(text)
+  } catch {
+    return undefined
+  }
+}
+
+function networksOf(config: NetworkConfig | undefined): Prefix[] {
+  return config?.families.map(({ network }) => network) ?? []
+}
+
+function subnetOf(
+  daemon: DaemonStatus | undefined,
+  cache: LeaseCache | undefined,
+): Prefix[] {
+  if (daemon?.lease !== undefined)
+    return daemon.lease.subnet.split(' and ').map(parsePrefix)
+  return cache === undefined ? [] : prefixesOf(cache.held.subnet)
+}
+
+function publicIpOf(cache: LeaseCache | undefined): string | undefined {
+  const { publicIp } = cache === undefined ? {} : parseHolder(cache.holder)
+  return publicIp && formatAddress(publicIp)
+}
+
+async function readCache(flags: StatusFlags): Promise<LeaseCache | undefined> {
+  const places = placesOf({ ...flags, 'etcd-prefix': cleanPrefix(flags['etcd-prefix']) })
+  const clock = systemClock(bootTimeMs)
+  const silent = pino({ level: 'silent' })
+  return await new LeaseCacheFile(places.leaseCacheFile, clock, silent).read()
+}
+
+function overlapsOf(
+  config: NetworkConfig | undefined,
+  here: { flags: FactFlags; host: HostNetwork; subnet: readonly Prefix[] },
+): string[] {
+  if (config === undefined) return []
+  const endpoints = endpointHosts(readEtcdOptions(here.flags).endpoints)
+  return config.families.flatMap(({ network }) => {
+    const ownSubnet = here.subnet.find(({ family }) => family === network.family)
+    return findOverlaps({
+      network,
+      host: here.host,
+      endpoints: endpoints.flatMap(name => tryParse(name) ?? []),
+      ownDevices: devicesOf(config),
+      leavesRoutes: leavesRoutes(config),
+      ...(ownSubnet && { ownSubnet }),
+    })
+  })
+}
+
+function tryParse(text: string): ReturnType<typeof parseAddress> | undefined {
+  try {
+    return parseAddress(text)
+  } catch {
+    return undefined
+  }
+}
+
+async function askEtcd(
+  flags: FactFlags,
+): Promise<{ facts: EtcdFacts; config: string | undefined }> {
+  const { endpoints } = readEtcdOptions(flags)
+  try {
+    const { entry } = await withRegistry(flags, (registry, prefix) =>
+      registry.get(configKey(prefix)),
+    )
+    const aheadMs = await readClockDifference(endpoints)
+    return { facts: { endpoints, trouble: undefined, aheadMs }, config: entry?.value }
+  } catch (error) {
+    const trouble = (error as Error).message
+    return { facts: { endpoints, trouble, aheadMs: undefined }, config: undefined }
+  }
+}
+
+/** etcd tells the time in the header of whatever it answers, to the second. */
+async function readClockDifference(
+  endpoints: readonly string[],
+): Promise<number | undefined> {
+  const [endpoint] = endpoints.filter(each => /^https?:/.test(each))
+  if (endpoint === undefined) return undefined
+  const date = await new Promise<string | undefined>(resolve => {
+    const get = endpoint.startsWith('https:') ? getHttps : getHttp
+    // The time is no secret, and nothing is done with it but to compare.
+    const options = { timeout: DATE_TIMEOUT_MS, rejectUnauthorized: false, agent: false }
+    const request = get(`${endpoint}/version`, options, response => {
+      response.resume()
+      resolve(response.headers.date)
+    })
+    request.on('timeout', () => request.destroy())
+    request.on('error', () => {
+      resolve(undefined)
+    })
+    request.on('close', () => {
+      resolve(undefined)
+    })
+  })
+  const theirs = Date.parse(date ?? '')
+  return Number.isNaN(theirs) ? undefined : theirs - Date.now()
+}
+
+async function readSysctls(
+  devices: readonly (string | undefined)[],
+): Promise<ReadonlyMap<string, string>> {
+  const names = [
+    'net.ipv4.ip_forward',
+    'net.ipv4.conf.all.rp_filter',
+    ...devices
+      .filter(device => device !== undefined)
+      .flatMap(device => [
+        `net.ipv4.conf.${device}.rp_filter`,
+        `net.ipv4.conf.${device}.forwarding`,
+      ]),
+  ]
+  const values = new Map<string, string>()
+  for (const name of names) {
+    // The name of a device may have dots of its own: sysctl(8) writes those as slashes.
+    const path = name.replace(/^net\.ipv4\.(?:conf\.(.*)\.)?/, (_, device?: string) =>
+      device === undefined ? 'net/ipv4/' : `net/ipv4/conf/${device}/`,
+    )
+    const value = await readSysctl(path)
+    if (value !== undefined) values.set(name, value)
+  }
+  return values
+}
+
+async function readWays(daemon: DaemonStatus | undefined): Promise<HostFacts['ways']> {
+  const addresses = (daemon?.remotes ?? [])
+    .slice(0, MOST_WAYS)
+    .map(({ record }) => record.PublicIP)
+    .filter(address => address !== '0.0.0.0')
+  const ways = await routesTo(addresses)
+  return new Map(addresses.map((address, index) => [address, ways[index]] as const))
+}
+
+/** Of both kinds of iptables; what cannot be read is none. */
+async function readFilters(): Promise<ReadonlyMap<string, string>> {
+  const { inUse } = await readKinds('iptables')
+  const tables = inUse.map(async kind => {
+    const saved = await saveTable('iptables', 'filter', kind).catch(() => '')
+    return [`iptables${kind}`, saved] as const
+  })
+  return new Map(await Promise.all(tables))
+}
+
+function findRival(host: HostNetwork, publicIp: string | undefined): string | undefined {
+  const link = host.links.find(({ addresses }) =>
+    addresses.some(({ local, family }) => family === 4 && local === publicIp),
+  )
+  if (link?.mac === undefined || publicIp === undefined || !link.up) return undefined
+  try {
+    return findAddressRival({
+      ifindex: link.index,
+      mac: link.mac,
+      ownMacs: new Set(host.links.flatMap(({ mac }) => mac ?? [])),
+      address: addressBytes(parseAddress(publicIp)),
+    })
+  } catch {
+    // No Ethernet, or a link that goes down this moment: other checks tell of that.
+    return undefined
+  }
+}

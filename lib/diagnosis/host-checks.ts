@@ -1,0 +1,331 @@
+import type { Link } from '../linux/iproute.js'
+import {
+  type Address,
+  type Prefix,
+  baseAddress,
+  containsAddress,
+  firstHostAddress,
+  formatPrefix,
+  overlaps,
+  parseAddress,
+  parsePrefix,
+} from '../subnet/prefix.js'
+import { ROUTE_PROTOCOL } from '../backend/route-protocol.js'
+import type { Check, Finding } from './check.js'
+import type { DaemonFacts, HostFacts } from './host-facts.js'
+import { type Refusal, findRefusal } from './packet-filter.js'
+
+/** A clock that is further off makes certificates and logs misleading. */
+const MOST_SKEW_MS = 30_000
+
+/** Strict, as net.ipv4.conf.*.rp_filter has it (RFC 3704). */
+const RP_FILTER_STRICT = '1'
+const RP_FILTER_LOOSE = '2'
+
+const RESTART = 'systemctl restart flanneld'
+
+type HostCheck = Check<HostFacts>
+
+/** Everything on a host that keeps packets from flowing, the causes before their effects. */
+export const HOST_CHECKS: readonly HostCheck[] = [
+  {
+    name: 'privileges',
+    after: [],
+    find: ({ isRoot }) =>
+      isRoot
+        ? undefined
+        : {
+            what: 'rules of the firewall and the status of the daemon are for root alone',
+            mend: 'sudo flannelctl doctor',
+          },
+  },
+  { name: 'underlay', after: ['privileges'], find: findUnderlayTrouble },
+  { name: 'duplicate-address', after: ['underlay'], find: findDuplicate },
+  { name: 'leftovers', after: ['privileges'], find: findLeftovers },
+  {
+    name: 'overlap',
+    after: ['leftovers'],
+    find: ({ overlaps: [first] }) =>
+      first === undefined
+        ? undefined
+        : {
+            what: first,
+            mend: 'flannelctl config set, with a Network that nothing on any host uses',
+          },
+  },
+  { name: 'etcd', after: ['underlay', 'duplicate-address'], find: findEtcdTrouble },
+  { name: 'clock', after: ['etcd'], find: findSkew },
+  { name: 'daemon', after: ['underlay', 'overlap', 'etcd'], find: findStopped },
+  { name: 'lease', after: ['daemon', 'duplicate-address'], find: findLeaseTrouble },
+  { name: 'interface', after: ['daemon'], find: findWrongInterface },
+  { name: 'forwarding', after: ['privileges'], find: findForwardingOff },
+  { name: 'rp-filter', after: ['interface'], find: findStrictFilter },
+  { name: 'port', after: ['daemon'], find: findClosedPort },
+  { name: 'forward-rules', after: ['forwarding', 'daemon'], find: findForwardRefusal },
+  { name: 'bridge', after: ['lease'], find: findOtherBridge },
+  { name: 'bridge-mtu', after: ['bridge'], find: findLongBridge },
+  {
+    name: 'docker',
+    after: ['bridge'],
+    find: ({ daemon }) => {
+      const what = daemon?.notes['docker']
+      return what === undefined ? undefined : { what }
+    },
+  },
+  {
+    name: 'troubles',
+    after: ['daemon', 'lease', 'leftovers', 'interface', 'duplicate-address'],
+    find: ({ daemon }) => {
+      const [first] = Object.entries(daemon?.troubles ?? {})
+      return first === undefined ? undefined : { what: first.join(': ') }
+    },
+  },
+]
+
+function findUnderlayTrouble({ daemon, host, publicIp }: HostFacts): Finding | undefined {
+  const device = daemon?.underlay?.device
+  const link = host.links.find(({ name, addresses }) =>
+    device === undefined
+      ? addresses.some(({ local }) => local === publicIp)
+      : name === device,
+  )
+  if (link !== undefined && !link.up)
+    return {
+      what: `${link.name}, by which other hosts are reached, is down`,
+      mend: `ip link set ${link.name} up`,
+    }
+  if (link !== undefined && !link.hasCarrier)
+    return {
+      what: `${link.name}, by which other hosts are reached, has no link: cable or switch`,
+    }
+  if (device !== undefined && link === undefined)
+    return { what: `the interface ${device}, by which other hosts are reached, is gone` }
+  return undefined
+}
+
+function findDuplicate({ rival, publicIp }: HostFacts): Finding | undefined {
+  return rival === undefined
+    ? undefined
+    : {
+        what: `another machine, ${rival}, answers for ${publicIp ?? ''}, the address of this host`,
+        mend: 'give one of the two another address',
+      }
+}
+
+/** Devices that lead packets of the network elsewhere: of stock flannel, or of somebody. */
+function findLeftovers({
+  host,
+  networks,
+  daemon,
+  subnet,
+}: HostFacts): Finding | undefined {
+  const ours = new Set([daemon?.backend?.device])
+  for (const route of host.routes) {
+    const range = parsePrefix(route.destination)
+    const [hop] = route.nextHops
+    const isElsewhere =
+      hop !== undefined &&
+      hop.device.startsWith('flannel') &&
+      !ours.has(hop.device) &&
+      route.protocol !== String(ROUTE_PROTOCOL) &&
+      networks.some(network => overlaps(network, range)) &&
+      !subnet.some(own => overlaps(own, range))
+    if (isElsewhere)
+      return {
+        what: `the route ${route.destination} leads to ${hop.device}, which an earlier flannel has left`,
+        mend: `ip link delete ${hop.device}`,
+      }
+  }
+  return undefined
+}
+
+function findEtcdTrouble({ etcd }: HostFacts): Finding | undefined {
+  if (etcd.trouble === undefined) return undefined
+  const [endpoint = ''] = etcd.endpoints
+  return {
+    what: `etcd does not answer at ${etcd.endpoints.join(', ')}: ${etcd.trouble}`,
+    mend: `systemctl restart etcd, on ${hostOf(endpoint)}`,
+  }
+}
+
+function hostOf(endpoint: string): string {
+  return URL.canParse(endpoint) ? new URL(endpoint).hostname : endpoint
+}
+
+function findSkew({ etcd: { aheadMs } }: HostFacts): Finding | undefined {
+  if (aheadMs === undefined || Math.abs(aheadMs) < MOST_SKEW_MS) return undefined
+  const seconds = Math.round(Math.abs(aheadMs) / 1000)
+  return {
+    what: `the clock of this host is ${seconds} s ${aheadMs > 0 ? 'behind' : 'ahead of'} that of etcd`,
+    mend: 'timedatectl set-ntp true',
+  }
+}
+
+function findStopped({ daemon }: HostFacts): Finding | undefined {
+  if (daemon === undefined)
+    return {
+      what: 'flanneld does not run on this host',
+      mend: 'systemctl start flanneld',
+    }
+  if (daemon.phase === 'waiting')
+    return { what: `flanneld waits: ${daemon.waitingFor ?? ''}` }
+  return daemon.phase === 'ready' ? undefined : { what: `flanneld is ${daemon.phase}` }
+}
+
+function findLeaseTrouble({ daemon }: HostFacts): Finding | undefined {
+  const what = daemon?.troubles['lease'] ?? daemon?.notes['lease']
+  return what === undefined ? undefined : { what, mend: RESTART }
+}
+
+/** Every other host is reached by an interface that we do not use. */
+function findWrongInterface({ daemon, ways }: HostFacts): Finding | undefined {
+  const used = daemon?.underlay
+  const devices = new Set([...ways.values()].map(way => way?.device))
+  const [device] = devices
+  if (used === undefined || devices.size !== 1) return undefined
+  if (device === undefined || device === used.device || device === 'lo') return undefined
+  return {
+    what: `flanneld uses ${used.device} (${used.addresses.join(' and ')}), and every other host is reached by ${device}`,
+    mend: `flanneld --iface=${device}`,
+  }
+}
+
+function findForwardingOff({ sysctls, daemon }: HostFacts): Finding | undefined {
+  const device = daemon?.backend?.device
+  const names = ['net.ipv4.ip_forward', `net.ipv4.conf.${device ?? ''}.forwarding`]
+  const name = names.find(each => sysctls.get(each) === '0')
+  return name === undefined
+    ? undefined
+    : {
+        what: `${name} is 0: this host passes no packet on between containers and other hosts`,
+        mend: `sysctl -w ${name}=1`,
+      }
+}
+
+/** Packets that come by the one interface and would be answered by another. */
+function findStrictFilter({ daemon, ways, sysctls }: HostFacts): Finding | undefined {
+  const device = daemon?.underlay?.device
+  if (device === undefined) return undefined
+  const name = `net.ipv4.conf.${device}.rp_filter`
+  const modes = [sysctls.get(name), sysctls.get('net.ipv4.conf.all.rp_filter')]
+  // The higher of the two counts (ip-sysctl.rst).
+  if (!modes.includes(RP_FILTER_STRICT) || modes.includes(RP_FILTER_LOOSE))
+    return undefined
+  for (const [address, way] of ways)
+    if (way !== undefined && way.device !== device && way.device !== 'lo')
+      return {
+        what: `the kernel drops what comes from ${address} by ${device}: its strict rp_filter wants it to come by ${way.device}, by which ${address} is reached`,
+        mend: `sysctl -w ${name}=${RP_FILTER_LOOSE}`,
+      }
+  return undefined
+}
+
+function findClosedPort(facts: HostFacts): Finding | undefined {
+  const { daemon, ways } = facts
+  const { device = '', addresses = [], carrier = '' } = daemon?.underlay ?? {}
+  const port = Number(/^UDP (\d+)$/.exec(carrier)?.[1])
+  const local = addresses.map(parseAddress).find(({ family }) => family === 4)
+  if (Number.isNaN(port) || local === undefined) return undefined
+  for (const remote of ways.keys()) {
+    const source = parseAddress(remote)
+    if (source.family !== 4) continue
+    const refusal = refusalOf(facts, 'INPUT', {
+      in: device,
+      source,
+      destination: local,
+      protocol: 'udp',
+      port,
+    })
+    if (refusal !== undefined)
+      return {
+        what: `the firewall of this host drops ${carrier} from ${remote} (${describe(refusal)})`,
+        mend: `iptables -I INPUT -i ${device} -p udp --dport ${port} -j ACCEPT`,
+      }
+  }
+  return undefined
+}
+
+function findForwardRefusal(facts: HostFacts): Finding | undefined {
+  const { daemon, networks, subnet } = facts
+  const device = daemon?.backend?.device
+  const bridge = findBridge(facts)
+  const own = subnet.find(({ family }) => family === 4)
+  const network = networks.find(({ family }) => family === 4)
+  if (device === undefined || bridge === undefined || own === undefined) return undefined
+  const remote = remoteAddress(daemon)
+  if (remote === undefined || network === undefined) return undefined
+  const local = firstHostAddress(own)
+  const ways = [
+    { in: device, out: bridge.name, source: remote, destination: local },
+    { in: bridge.name, out: device, source: local, destination: remote },
+  ]
+  for (const way of ways) {
+    const refusal = refusalOf(facts, 'FORWARD', { ...way, protocol: 'icmp' })
+    if (refusal === undefined) continue
+    const range = formatPrefix(network)
+    return {
+      what: `the firewall of this host drops packets from ${way.in} to ${way.out} (${describe(refusal)})`,
+      mend: `iptables -I FORWARD -s ${range} -d ${range} -j ACCEPT`,
+    }
+  }
+  return undefined
+}
+
+function remoteAddress(daemon: DaemonFacts | undefined): Address | undefined {
+  const [first] = daemon?.remotes ?? []
+  const half = first?.subnet.split(' and ').find(text => text.includes('.'))
+  return half === undefined ? undefined : baseAddress(parsePrefix(half))
+}
+
+function refusalOf(
+  { filters }: HostFacts,
+  chain: string,
+  packet: Parameters<typeof findRefusal>[2],
+): Refusal | undefined {
+  for (const saved of filters.values()) {
+    const refusal = findRefusal(saved, chain, packet)
+    if (refusal !== undefined) return refusal
+  }
+  return undefined
+}
+
+function describe({ chain, rule }: Refusal): string {
+  return rule === undefined ? `iptables -P ${chain} DROP` : `iptables ${rule}`
+}
+
+/** The bridge of this host's containers: what has an address of our subnet, and is not our device. */
+function findBridge({ host, subnet, daemon }: HostFacts): Link | undefined {
+  return host.links.find(
+    ({ name, addresses }) =>
+      name !== daemon?.backend?.device &&
+      addresses.some(({ local }) => isAmong(subnet, parseAddress(local))),
+  )
+}
+
+/** Docker's bridge is at the address of a former subnet, or at Docker's own choice. */
+function findOtherBridge(facts: HostFacts): Finding | undefined {
+  const { host, subnet } = facts
+  const docker = host.links.find(({ name }) => name === 'docker0')
+  const address = docker?.addresses.find(({ family }) => family === 4)
+  if (address === undefined || subnet.length === 0 || findBridge(facts) !== undefined)
+    return undefined
+  return {
+    what: `docker0 is at ${address.local}/${address.prefixLength}, and the subnet of this host is ${subnet.map(formatPrefix).join(' and ')}: Docker's bip does not follow subnet.env`,
+    mend: 'flannelctl docker-opts -d /run/flannel/docker.env && systemctl restart docker',
+  }
+}
+
+function findLongBridge(facts: HostFacts): Finding | undefined {
+  const bridge = findBridge(facts)
+  const mtu = facts.daemon?.backend?.mtu
+  if (bridge === undefined || mtu === undefined || bridge.mtu <= mtu) return undefined
+  if (bridge.kind !== 'bridge') return undefined
+  return {
+    what: `${bridge.name} takes packets of ${bridge.mtu} bytes, and the overlay of ${mtu}: Docker's mtu does not follow subnet.env`,
+    mend: `ip link set ${bridge.name} mtu ${mtu}`,
+  }
+}
+
+function isAmong(ranges: readonly Prefix[], address: Address): boolean {
+  return ranges.some(range => containsAddress(range, address))
+}

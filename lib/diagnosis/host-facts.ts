@@ -1,0 +1,64 @@
+import type { HostNetwork } from '../backend/underlay.js'
+import type { NextHopDevice } from '../linux/iproute.js'
+import type { Prefix } from '../subnet/prefix.js'
+
+/** What the daemon says of itself, as far as a diagnosis needs it. */
+export interface DaemonFacts {
+  readonly phase: 'starting' | 'waiting' | 'ready' | 'stopping'
+  readonly waitingFor?: string | undefined
+  readonly etcdReachable: boolean
+  readonly troubles: Readonly<Record<string, string>>
+  readonly notes: Readonly<Record<string, string>>
+  readonly backend?:
+    | {
+        readonly type: string
+        readonly device: string
+        readonly mtu?: number | undefined
+      }
+    | undefined
+  readonly underlay?:
+    | {
+        readonly device: string
+        readonly addresses: readonly string[]
+        /** How packets travel: `UDP 8285`; '' where nobody knows. */
+        readonly carrier: string
+      }
+    | undefined
+  readonly remotes?: readonly RemoteFacts[] | undefined
+}
+
+export interface RemoteFacts {
+  readonly subnet: string
+  readonly record: { readonly PublicIP: string }
+}
+
+export interface EtcdFacts {
+  readonly endpoints: readonly string[]
+  /** Why it cannot be asked; undefined when it answers. */
+  readonly trouble: string | undefined
+  /** How far its clock is ahead of this host's; undefined when nobody knows. */
+  readonly aheadMs: number | undefined
+}
+
+/** This host as it is at one moment. */
+export interface HostFacts {
+  readonly isRoot: boolean
+  readonly daemon: DaemonFacts | undefined
+  /** The overlay's ranges; none when nobody knows. */
+  readonly networks: readonly Prefix[]
+  /** This host's part of them. */
+  readonly subnet: readonly Prefix[]
+  readonly host: HostNetwork
+  /** The address by which others have known this host last. */
+  readonly publicIp: string | undefined
+  /** What speaks against the network on this host: see findOverlaps. */
+  readonly overlaps: readonly string[]
+  readonly sysctls: ReadonlyMap<string, string>
+  readonly etcd: EtcdFacts
+  /** By which the kernel reaches the public IP of each remote. */
+  readonly ways: ReadonlyMap<string, NextHopDevice | undefined>
+  /** Tables `filter` as iptables-save prints them, by the program. */
+  readonly filters: ReadonlyMap<string, string>
+  /** The MAC address of another host that answers for our public IP. */
+  readonly rival: string | undefined
+}

@@ -1,0 +1,144 @@
+import { containsAddress, parseAddress, parsePrefix } from '../subnet/prefix.js'
+import type { Address } from '../subnet/prefix.js'
+
+/**
+ * What a table of iptables would do with the first packet of a connection, as far
+ * as its rules can be understood. A rule that may or may not match is not blamed.
+ */
+
+export interface FilteredPacket {
+  readonly in: string
+  readonly out?: string
+  readonly source: Address
+  readonly destination: Address
+  readonly protocol: 'udp' | 'icmp'
+  readonly port?: number
+}
+
+/** The rule, or the policy, that drops a packet. */
+export interface Refusal {
+  readonly chain: string
+  /** As iptables-save writes it; undefined for the policy of the chain. */
+  readonly rule: string | undefined
+}
+
+type Verdict = Refusal | 'accept' | 'return'
+
+/** Chains that jump to each other end here: iptables itself refuses loops. */
+const MAX_DEPTH = 32
+
+/**
+ * @param saved a table as iptables-save prints it.
+ * @param chain a chain with a policy, such as FORWARD.
+ * @returns what drops the packet; undefined when nothing certainly does.
+ */
+export function findRefusal(
+  saved: string,
+  chain: string,
+  packet: FilteredPacket,
+): Refusal | undefined {
+  const verdict = walk(saved, chain, packet, 0)
+  if (typeof verdict === 'object') return verdict
+  if (verdict === 'accept') return undefined
+  return saved.includes(`:${chain} DROP `) ? { chain, rule: undefined } : undefined
+}
+
+function walk(
+  saved: string,
+  chain: string,
+  packet: FilteredPacket,
+  depth: number,
+): Verdict {
+  if (depth > MAX_DEPTH) return 'return'
+  const start = `-A ${chain} `
+  for (const line of saved.split('\n')) {
+    if (!line.startsWith(start)) continue
+    const { target, matches } = readRule(line.slice(start.length), packet)
+    if (matches === 'no' || target === undefined) continue
+    if (target === 'ACCEPT') return 'accept'
+    if (target === 'RETURN') {
+      if (matches === 'yes') return 'return'
+    } else if (target === 'DROP' || target === 'REJECT') {
+      if (matches === 'yes') return { chain, rule: line }
+    } else if (saved.includes(`\n:${target} `)) {
+      const verdict = walk(saved, target, packet, depth + 1)
+      if (verdict === 'accept' || (verdict !== 'return' && matches === 'yes'))
+        return verdict
+    }
+  }
+  return 'return'
+}
+
+type Match = 'yes' | 'no' | 'maybe'
+
+function readRule(
+  text: string,
+  packet: FilteredPacket,
+): { target: string | undefined; matches: Match } {
+  const words = text.match(/"(?:[^"\\]|\\.)*"|\S+/g) ?? []
+  let matches: Match = 'yes'
+  for (let at = 0; at < words.length; at++) {
+    const isNegated = words[at] === '!'
+    if (isNegated) at += 1
+    const option = words[at] ?? ''
+    const value = words[at + 1] ?? ''
+    if (option === '-j' || option === '-g') return { target: value, matches }
+    at += 1
+    if (option === '-m' || option === '--comment') continue
+    const holds = test(option, value, packet)
+    if (holds === undefined) matches = matches === 'no' ? 'no' : 'maybe'
+    else if (holds === isNegated) matches = 'no'
+  }
+  return { target: undefined, matches }
+}
+
+/** Whether a condition holds; undefined when we do not know it. */
+function test(
+  option: string,
+  value: string,
+  packet: FilteredPacket,
+): boolean | undefined {
+  switch (option) {
+    case '-s':
+      return isIn(value, packet.source)
+    case '-d':
+      return isIn(value, packet.destination)
+    case '-i':
+      return isInterface(value, packet.in)
+    case '-o':
+      return packet.out !== undefined && isInterface(value, packet.out)
+    case '-p':
+      return value === packet.protocol || value === 'all'
+    case '--dport':
+    case '--dports':
+      return value
+        .split(',')
+        .some(part => packet.port !== undefined && isInRange(part, packet.port))
+    case '--ctstate':
+    case '--state':
+      return value.split(',').includes('NEW')
+    case '--dst-type':
+      return value === 'LOCAL' ? packet.out === undefined : undefined
+    default:
+      return undefined
+  }
+}
+
+function isIn(text: string, address: Address): boolean | undefined {
+  try {
+    return text.includes('/')
+      ? containsAddress(parsePrefix(text), address)
+      : parseAddress(text).value === address.value
+  } catch {
+    return undefined
+  }
+}
+
+function isInterface(pattern: string, name: string): boolean {
+  return pattern.endsWith('+') ? name.startsWith(pattern.slice(0, -1)) : pattern === name
+}
+
+function isInRange(range: string, port: number): boolean {
+  const [first = '', last = first] = range.split(':')
+  return Number(first) <= port && port <= Number(last)
+}

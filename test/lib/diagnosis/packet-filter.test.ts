@@ -1,0 +1,83 @@
+import t from 'tap'
+import { findRefusal } from '../../../lib/diagnosis/packet-filter.js'
+import { parseAddress } from '../../../lib/subnet/prefix.js'
+
+const PACKET = {
+  in: 'eth0',
+  source: parseAddress('192.0.2.2'),
+  destination: parseAddress('192.0.2.1'),
+  protocol: 'udp',
+  port: 8285,
+} as const
+
+/** A table as iptables-save prints it. */
+function table(policy: string, ...rules: readonly string[]): string {
+  return ['*filter', `:INPUT ${policy} [0:0]`, ':CHAIN - [0:0]', ...rules, 'COMMIT'].join(
+    '\n',
+  )
+}
+
+const DROP = '-A INPUT -p udp -m udp --dport 8285 -j DROP'
+
+for (const [name, saved, rule] of [
+  ['no rule, and a policy that accepts', table('ACCEPT'), 'accepted'],
+  ['no rule, and a policy that drops', table('DROP'), undefined],
+  ['a rule for the port', table('ACCEPT', DROP), DROP],
+  ['one for another port', table('ACCEPT', DROP.replace('8285', '53')), 'accepted'],
+  ['one for a range', table('ACCEPT', DROP.replace('8285', '8000:9000')), 'the rule'],
+  ['accepted before', table('ACCEPT', '-A INPUT -i eth+ -j ACCEPT', DROP), 'accepted'],
+  [
+    'accepted from others',
+    table('DROP', '-A INPUT -s 192.0.2.3/32 -j ACCEPT'),
+    undefined,
+  ],
+  [
+    'accepted but from it',
+    table('DROP', '-A INPUT ! -s 192.0.2.2/32 -j ACCEPT'),
+    undefined,
+  ],
+  [
+    'accepted when it belongs to a connection',
+    table('DROP', '-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT'),
+    undefined,
+  ],
+  [
+    'in a chain of its own',
+    table(
+      'ACCEPT',
+      '-A INPUT -j CHAIN',
+      '-A CHAIN -p udp -j REJECT --reject-with icmp-port-unreachable',
+    ),
+    'the rule',
+  ],
+  [
+    'a chain that returns',
+    table(
+      'DROP',
+      '-A INPUT -j CHAIN',
+      '-A INPUT -p udp -j ACCEPT',
+      '-A CHAIN -j RETURN',
+      '-A CHAIN -j DROP',
+    ),
+    'accepted',
+  ],
+  [
+    'a condition that nobody here knows',
+    table('ACCEPT', '-A INPUT -m limit --limit 1/sec -j DROP'),
+    'accepted',
+  ],
+  [
+    'a comment that looks like a rule',
+    table('ACCEPT', '-A INPUT -m comment --comment "a -j DROP" -p tcp -j DROP'),
+    'accepted',
+  ],
+  ['a loop', table('DROP', '-A INPUT -j CHAIN', '-A CHAIN -j CHAIN'), undefined],
+] as const)
+  t.test(name, t => {
+    const refusal = findRefusal(saved, 'INPUT', PACKET)
+    if (rule === 'accepted') t.equal(refusal, undefined)
+    else if (rule === 'the rule') t.type(refusal?.rule, 'string')
+    else t.equal(refusal?.rule, rule, JSON.stringify(refusal))
+    if (rule !== 'accepted') t.ok(refusal, 'it is refused')
+    t.end()
+  })
