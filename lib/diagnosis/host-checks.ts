@@ -180,10 +180,12 @@ function findLeaseTrouble({ daemon }: HostFacts): Finding | undefined {
 /** Every other host is reached by an interface that we do not use. */
 function findWrongInterface({ daemon, ways }: HostFacts): Finding | undefined {
   const used = daemon?.underlay
-  const devices = new Set([...ways.values()].map(way => way?.device))
+  // A record of our own, from before, is no other host's.
+  const others = [...ways.values()].filter(way => way?.device !== 'lo')
+  const devices = new Set(others.map(way => way?.device))
   const [device] = devices
   if (used === undefined || devices.size !== 1) return undefined
-  if (device === undefined || device === used.device || device === 'lo') return undefined
+  if (device === undefined || device === used.device) return undefined
   return {
     what: `flanneld uses ${used.device} (${used.addresses.join(' and ')}), and every other host is reached by ${device}`,
     mend: `flanneld --iface=${device}`,

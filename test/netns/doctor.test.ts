@@ -107,6 +107,7 @@ await breaks('the firewall drops the port', {
   check: 'port',
   what: /drops UDP 8285 from 192\.168\.77\.1[23] .*-A INPUT -p udp .*--dport 8285 -j DROP/,
   spoil: sh('iptables -A INPUT -p udp --dport 8285 -j DROP'),
+  tidyUp: sh('iptables -P INPUT ACCEPT; iptables -F INPUT'),
 })
 
 await breaks('the policy of INPUT is DROP', {
@@ -115,6 +116,7 @@ await breaks('the policy of INPUT is DROP', {
   spoil: sh(
     'iptables -D INPUT -i eth0 -p udp --dport 8285 -j ACCEPT; iptables -F INPUT; iptables -A INPUT -p tcp -j ACCEPT; iptables -A INPUT -p icmp -j ACCEPT; iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT; iptables -P INPUT DROP',
   ),
+  tidyUp: sh('iptables -P INPUT ACCEPT; iptables -F INPUT'),
 })
 
 await breaks('Docker forbids forwarding, and our rules are off', {
@@ -200,7 +202,7 @@ await breaks('the wrong interface is used', {
   what: /flanneld uses eth9 \(203\.0\.113\.9\), and every other host is reached by eth0/,
   spoil: async () => {
     await sh(
-      'ip link add eth9 type veth peer name eth9p; ip link set eth9p up; ip link set eth9 up; ip address add 203.0.113.9/24 dev eth9',
+      'ip link add eth9 type veth peer name eth9p; ip link set eth9p up; ip link set eth9 up; ip link set eth9 address $(ip link show eth0 | awk "/ether/{print \\$2}"); ip address add 203.0.113.9/24 dev eth9',
     )()
     await host.daemon.kill('SIGINT')
     await host.daemon.start(undefined, ['--iface=eth9'])
