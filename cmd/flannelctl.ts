@@ -47,6 +47,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'find what keeps packets from flowing on this host, and what mends it',
     load: async () => (await import('./flannelctl/doctor.js')).doctorCommand,
   },
+  report: {
+    summary: 'write what a bug report needs into one file, without secrets',
+    load: async () => (await import('./flannelctl/report.js')).reportCommand,
+  },
   config: {
     summary: 'show, check or store the network configuration',
     load: async () => (await import('./flannelctl/config.js')).configCommand,

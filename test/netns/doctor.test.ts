@@ -1,4 +1,6 @@
 /** Hosts that are broken in one way each: doctor names that and nothing else, and its command mends it. */
+import { readFile, stat } from 'node:fs/promises'
+import { join } from 'node:path'
 import t from 'tap'
 import type { Test } from 'tap'
 import type { LabHost } from '../../cmd/flannelctl/lab/host.js'
@@ -80,8 +82,10 @@ function breaks(
     if (other === undefined) await mend(answer.mend)
     else await other()
     await happens(`"${answer.mend}" mends it`, isWell)
-    const [reached] = await host.container.ping([lab.host(2).container.address])
-    t.equal(reached?.received, 1, 'and packets flow')
+    await happens('packets flow', async () => {
+      const [reached] = await host.container.ping([lab.host(2).container.address])
+      return reached?.received === 1
+    })
     await tidyUp?.()
   })
 }
@@ -155,7 +159,11 @@ await breaks('another machine has the same address', {
         'address add 192.168.77.11/32 dev twin1',
       ]),
     ),
-  mend: () => ipInside(underlay, ['link delete twin0']),
+  // Who has learnt the other's address would keep it for half a minute.
+  mend: async () => {
+    await ipInside(underlay, ['link delete twin0', 'neigh flush all'])
+    for (const each of lab.hosts) await ipInside(each.namespace, ['neigh flush all'])
+  },
 })
 
 await breaks('etcd is down', {
@@ -238,6 +246,24 @@ await t.test('the clock is wrong', async t => {
     text,
     /^clock: the clock of this host is \d+ s ahead of that of etcd\n {2}timedatectl set-ntp true\n$/,
   )
+})
+
+await t.test('report', async t => {
+  const file = join(t.testdir(), 'report.txt')
+  const said = await flannelctl(host, ['report', `--output=${file}`])
+  t.match(said, { exitCode: 0, stderr: '', stdout: /read it before you send it/ })
+  const text = await readFile(file, 'utf8')
+  t.equal((await stat(file)).mode & 0o777, 0o600, 'for its owner alone')
+  t.match(text, /^forwarding: ok$/m, 'what doctor finds')
+  t.match(text, /"phase": "ready"/, 'what the daemon says')
+  t.match(text, /^FLANNEL_SUBNET=10\.5\./m, 'the subnet file')
+  t.match(text, /"event":"holding"/, 'what has become of the lease')
+  t.match(text, /^-A FORWARD .*FLANNEL-FWD$/m, 'the firewall')
+  t.match(text, /10\.5\.0\.0\/16 dev flannel0/, 'routes')
+  t.equal((await flannelctl(host, ['report', `--output=${file}`])).exitCode, 1, 'once')
+  const { stdout } = await flannelctl(host, ['report', '--json'])
+  const { sections } = JSON.parse(stdout) as { sections: { title: string }[] }
+  t.ok(sections.some(({ title }) => title === 'ip rule show'))
 })
 
 await t.test('usage', async t => {
