@@ -1,8 +1,7 @@
 import { get as getHttp } from 'node:http'
 import { get as getHttps } from 'node:https'
+import { join } from 'node:path'
 import { pino } from 'pino'
-import { devicesOf, leavesRoutes } from '../../lib/backend/backends.js'
-import { findOverlaps } from '../../lib/backend/overlap.js'
 import { type HostNetwork, readHostNetwork } from '../../lib/backend/underlay.js'
 import type { EtcdFacts, HostFacts } from '../../lib/diagnosis/host-facts.js'
 import { findAddressRival } from '../../lib/linux/arp-probe.js'
@@ -12,6 +11,7 @@ import { bootTimeMs } from '../../lib/linux/libc.js'
 import { mayAdministerNetwork } from '../../lib/linux/privileges.js'
 import { readSysctl } from '../../lib/linux/sysctl.js'
 import { systemClock } from '../../lib/subnet/clock.js'
+import { SubnetError } from '../../lib/subnet/errors.js'
 import type { LeaseCache } from '../../lib/subnet/lease-cache.js'
 import {
   type NetworkConfig,
@@ -26,11 +26,12 @@ import {
 } from '../../lib/subnet/prefix.js'
 import { cleanPrefix, configKey, prefixesOf } from '../../lib/subnet/subnet-key.js'
 import { parseHolder } from '../../lib/subnet/subnet-record.js'
-import { endpointHosts, readEtcdOptions } from '../flanneld/etcd-options.js'
+import { readEtcdOptions } from '../flanneld/etcd-options.js'
 import type { ETCD_FLAGS } from '../flanneld/flag-table.js'
 import { LeaseCacheFile } from '../flanneld/lease-cache-file.js'
 import type { Flags } from '../flanneld/parse-flags.js'
-import { placesOf } from '../flanneld/places.js'
+import { type Places, networkDirectory, placesOf } from '../flanneld/places.js'
+import { findHostOverlaps, readOwnDevices } from '../flanneld/this-host.js'
 import { type DaemonStatus, type StatusFlags, askDaemon } from './daemon-status.js'
 import { withRegistry } from './etcd.js'
 
@@ -53,6 +54,7 @@ export async function readHostFacts(flags: FactFlags): Promise<HostFacts> {
   const config = readConfig(etcd.config ?? cache?.config)
   const networks = daemon?.networks?.map(parsePrefix) ?? networksOf(config)
   const subnet = subnetOf(daemon, cache)
+  const stateDir = config && join(placesFor(flags).stateDir, networkDirectory(networks))
   const publicIp = daemon?.lease?.record.PublicIP ?? publicIpOf(cache)
   return {
     isRoot,
@@ -61,8 +63,21 @@ export async function readHostFacts(flags: FactFlags): Promise<HostFacts> {
     subnet,
     host,
     publicIp,
+    ownDevices: new Set([
+      ...(config === undefined ? [] : await readOwnDevices(config, stateDir)),
+      ...(daemon?.backend === undefined ? [] : [daemon.backend.device]),
+      ...(daemon?.remotes ?? []).flatMap(({ devices = [] }) => devices),
+    ]),
+    // One that is ready has looked.
     overlaps:
-      daemon?.phase === 'ready' ? [] : overlapsOf(config, { flags, host, subnet }),
+      config === undefined || stateDir === undefined || daemon?.phase === 'ready'
+        ? []
+        : await findHostOverlaps({
+            config,
+            previous: cache?.held.subnet,
+            stateDir,
+            endpoints: etcd.facts.endpoints,
+          }),
     sysctls: await readSysctls([daemon?.underlay?.device, daemon?.backend?.device]),
     etcd: etcd.facts,
     ways: await readWays(daemon),
@@ -97,38 +112,15 @@ function publicIpOf(cache: LeaseCache | undefined): string | undefined {
   return publicIp && formatAddress(publicIp)
 }
 
+function placesFor(flags: StatusFlags): Places {
+  return placesOf({ ...flags, 'etcd-prefix': cleanPrefix(flags['etcd-prefix']) })
+}
+
 async function readCache(flags: StatusFlags): Promise<LeaseCache | undefined> {
-  const places = placesOf({ ...flags, 'etcd-prefix': cleanPrefix(flags['etcd-prefix']) })
+  const places = placesFor(flags)
   const clock = systemClock(bootTimeMs)
   const silent = pino({ level: 'silent' })
   return await new LeaseCacheFile(places.leaseCacheFile, clock, silent).read()
-}
-
-function overlapsOf(
-  config: NetworkConfig | undefined,
-  here: { flags: FactFlags; host: HostNetwork; subnet: readonly Prefix[] },
-): string[] {
-  if (config === undefined) return []
-  const endpoints = endpointHosts(readEtcdOptions(here.flags).endpoints)
-  return config.families.flatMap(({ network }) => {
-    const ownSubnet = here.subnet.find(({ family }) => family === network.family)
-    return findOverlaps({
-      network,
-      host: here.host,
-      endpoints: endpoints.flatMap(name => tryParse(name) ?? []),
-      ownDevices: devicesOf(config),
-      leavesRoutes: leavesRoutes(config),
-      ...(ownSubnet && { ownSubnet }),
-    })
-  })
-}
-
-function tryParse(text: string): ReturnType<typeof parseAddress> | undefined {
-  try {
-    return parseAddress(text)
-  } catch {
-    return undefined
-  }
 }
 
 async function askEtcd(
@@ -140,10 +132,13 @@ async function askEtcd(
       registry.get(configKey(prefix)),
     )
     const aheadMs = await readClockDifference(endpoints)
-    return { facts: { endpoints, trouble: undefined, aheadMs }, config: entry?.value }
+    const facts = { endpoints, trouble: undefined, isAway: false, aheadMs }
+    return { facts, config: entry?.value }
   } catch (error) {
-    const trouble = (error as Error).message
-    return { facts: { endpoints, trouble, aheadMs: undefined }, config: undefined }
+    if (!(error instanceof SubnetError)) throw error
+    const isAway = error.code === 'ERR_REGISTRY_UNAVAILABLE'
+    const facts = { endpoints, trouble: error.message, isAway, aheadMs: undefined }
+    return { facts, config: undefined }
   }
 }
 
@@ -176,24 +171,19 @@ async function readClockDifference(
 async function readSysctls(
   devices: readonly (string | undefined)[],
 ): Promise<ReadonlyMap<string, string>> {
-  const names = [
-    'net.ipv4.ip_forward',
-    'net.ipv4.conf.all.rp_filter',
-    ...devices
-      .filter(device => device !== undefined)
-      .flatMap(device => [
-        `net.ipv4.conf.${device}.rp_filter`,
-        `net.ipv4.conf.${device}.forwarding`,
-      ]),
+  const paths = [
+    'net/ipv4/ip_forward',
+    'net/ipv6/conf/all/forwarding',
+    ...['all', ...devices].flatMap(device =>
+      device === undefined
+        ? []
+        : [`net/ipv4/conf/${device}/rp_filter`, `net/ipv4/conf/${device}/forwarding`],
+    ),
   ]
   const values = new Map<string, string>()
-  for (const name of names) {
-    // The name of a device may have dots of its own: sysctl(8) writes those as slashes.
-    const path = name.replace(/^net\.ipv4\.(?:conf\.(.*)\.)?/, (_, device?: string) =>
-      device === undefined ? 'net/ipv4/' : `net/ipv4/conf/${device}/`,
-    )
+  for (const path of paths) {
     const value = await readSysctl(path)
-    if (value !== undefined) values.set(name, value)
+    if (value !== undefined) values.set(path, value)
   }
   return values
 }

@@ -114,35 +114,51 @@ function readPublicIp(flag: string, text: string, family: Family): Address | und
   )
 }
 
-/** Refuses a Network that would take addresses away from this host. Throws ERR_NETWORK_OVERLAP. */
-export async function checkOverlaps(options: {
+interface OverlapOptions {
   readonly config: NetworkConfig
   /** The subnet of an earlier run: its bridge may be there. */
   readonly previous?: Subnet | undefined
   /** Where the name of our device was written down. */
   readonly stateDir?: string
   readonly endpoints?: readonly string[]
-}): Promise<void> {
-  const { config, previous, stateDir, endpoints = [] } = options
-  const host = await readHostNetwork()
-  const device = stateDir && (await readFileIfAny(join(stateDir, 'device')))?.trim()
-  const addresses = endpointHosts(endpoints).flatMap(name => tryParse(name) ?? [])
-  const overlaps = config.families.flatMap(({ network }) => {
-    const ownSubnet = previous && subnetPrefix(previous, network.family)
-    return findOverlaps({
-      network,
-      host,
-      endpoints: addresses,
-      ownDevices: [...devicesOf(config), ...(device ? [device] : [])],
-      leavesRoutes: leavesRoutes(config),
-      ...(ownSubnet && { ownSubnet }),
-    })
-  })
+}
+
+/** Refuses a Network that would take addresses away from this host. Throws ERR_NETWORK_OVERLAP. */
+export async function checkOverlaps(options: OverlapOptions): Promise<void> {
+  const overlaps = await findHostOverlaps(options)
   if (overlaps.length === 0) return
   throw new BackendError(
     'ERR_NETWORK_OVERLAP',
     `${overlaps.join('; ')}: choose a Network that nothing on any host uses (flannelctl config set)`,
   )
+}
+
+/** What of this host the Network would take addresses away from, a sentence each. */
+export async function findHostOverlaps(options: OverlapOptions): Promise<string[]> {
+  const { config, previous, stateDir, endpoints = [] } = options
+  const host = await readHostNetwork()
+  const ownDevices = await readOwnDevices(config, stateDir)
+  const addresses = endpointHosts(endpoints).flatMap(name => tryParse(name) ?? [])
+  return config.families.flatMap(({ network }) => {
+    const ownSubnet = previous && subnetPrefix(previous, network.family)
+    return findOverlaps({
+      network,
+      host,
+      endpoints: addresses,
+      ownDevices,
+      leavesRoutes: leavesRoutes(config),
+      ...(ownSubnet && { ownSubnet }),
+    })
+  })
+}
+
+/** Devices that are ours: those that the configuration names, and the one that was written down. */
+export async function readOwnDevices(
+  config: NetworkConfig,
+  stateDir: string | undefined,
+): Promise<string[]> {
+  const device = stateDir && (await readFileIfAny(join(stateDir, 'device')))?.trim()
+  return [...devicesOf(config), ...(device ? [device] : [])]
 }
 
 function tryParse(text: string): Address | undefined {

@@ -6,13 +6,13 @@ export interface Finding {
 }
 
 /** A look at one thing that may be wrong. */
-export interface Check<Facts, Name extends string = string> {
-  readonly name: Name
+export interface Check<Facts> {
+  readonly name: string
   /**
    * Checks whose finding would explain this one's: the cause is named, and not
    * everything that comes of it.
    */
-  readonly after: readonly Name[]
+  readonly after: readonly string[]
   readonly find: (facts: Facts) => Finding | undefined
 }
 

@@ -1,6 +1,7 @@
 import type { Link } from '../linux/iproute.js'
 import {
   type Address,
+  type Family,
   type Prefix,
   baseAddress,
   containsAddress,
@@ -21,8 +22,6 @@ const MOST_SKEW_MS = 30_000
 /** Strict, as net.ipv4.conf.*.rp_filter has it (RFC 3704). */
 const RP_FILTER_STRICT = '1'
 const RP_FILTER_LOOSE = '2'
-
-const RESTART = 'systemctl restart flanneld'
 
 type HostCheck = Check<HostFacts>
 
@@ -116,17 +115,16 @@ function findDuplicate({ rival, publicIp }: HostFacts): Finding | undefined {
 function findLeftovers({
   host,
   networks,
-  daemon,
+  ownDevices,
   subnet,
 }: HostFacts): Finding | undefined {
-  const ours = new Set([daemon?.backend?.device])
   for (const route of host.routes) {
     const range = parsePrefix(route.destination)
     const [hop] = route.nextHops
     const isElsewhere =
       hop !== undefined &&
       hop.device.startsWith('flannel') &&
-      !ours.has(hop.device) &&
+      !ownDevices.has(hop.device) &&
       route.protocol !== String(ROUTE_PROTOCOL) &&
       networks.some(network => overlaps(network, range)) &&
       !subnet.some(own => overlaps(own, range))
@@ -139,12 +137,14 @@ function findLeftovers({
   return undefined
 }
 
-function findEtcdTrouble({ etcd }: HostFacts): Finding | undefined {
-  if (etcd.trouble === undefined) return undefined
+/** The daemon's own word counts: it may have been told of other endpoints than this command. */
+function findEtcdTrouble({ etcd, daemon }: HostFacts): Finding | undefined {
+  if (etcd.trouble === undefined || daemon?.etcdReachable === true) return undefined
   const [endpoint = ''] = etcd.endpoints
   return {
-    what: `etcd does not answer at ${etcd.endpoints.join(', ')}: ${etcd.trouble}`,
-    mend: `systemctl restart etcd, on ${hostOf(endpoint)}`,
+    what: `etcd cannot be asked at ${etcd.endpoints.join(', ')}: ${etcd.trouble}`,
+    // One that refuses us runs.
+    mend: etcd.isAway ? `systemctl restart etcd, on ${hostOf(endpoint)}` : undefined,
   }
 }
 
@@ -174,7 +174,7 @@ function findStopped({ daemon }: HostFacts): Finding | undefined {
 
 function findLeaseTrouble({ daemon }: HostFacts): Finding | undefined {
   const what = daemon?.troubles['lease'] ?? daemon?.notes['lease']
-  return what === undefined ? undefined : { what, mend: RESTART }
+  return what === undefined ? undefined : { what }
 }
 
 /** Every other host is reached by an interface that we do not use. */
@@ -192,24 +192,40 @@ function findWrongInterface({ daemon, ways }: HostFacts): Finding | undefined {
   }
 }
 
-function findForwardingOff({ sysctls, daemon }: HostFacts): Finding | undefined {
-  const device = daemon?.backend?.device
-  const names = ['net.ipv4.ip_forward', `net.ipv4.conf.${device ?? ''}.forwarding`]
-  const name = names.find(each => sysctls.get(each) === '0')
-  return name === undefined
+function findForwardingOff({
+  sysctls,
+  daemon,
+  networks,
+}: HostFacts): Finding | undefined {
+  const device = daemon?.backend?.device ?? ''
+  const has = (family: Family): boolean =>
+    networks.some(network => network.family === family)
+  const paths = [
+    ...(has(4) || !has(6)
+      ? ['net/ipv4/ip_forward', `net/ipv4/conf/${device}/forwarding`]
+      : []),
+    ...(has(6) ? ['net/ipv6/conf/all/forwarding'] : []),
+  ]
+  const path = paths.find(each => sysctls.get(each) === '0')
+  return path === undefined
     ? undefined
     : {
-        what: `${name} is 0: this host passes no packet on between containers and other hosts`,
-        mend: `sysctl -w ${name}=1`,
+        what: `${sysctlName(path)} is 0: this host passes no packet on between containers and other hosts`,
+        mend: `sysctl -w ${sysctlName(path)}=1`,
       }
+}
+
+/** As sysctl(8) takes it: with slashes where a name in it has dots. */
+function sysctlName(path: string): string {
+  return path.includes('.') ? path : path.replaceAll('/', '.')
 }
 
 /** Packets that come by the one interface and would be answered by another. */
 function findStrictFilter({ daemon, ways, sysctls }: HostFacts): Finding | undefined {
   const device = daemon?.underlay?.device
   if (device === undefined) return undefined
-  const name = `net.ipv4.conf.${device}.rp_filter`
-  const modes = [sysctls.get(name), sysctls.get('net.ipv4.conf.all.rp_filter')]
+  const path = `net/ipv4/conf/${device}/rp_filter`
+  const modes = [sysctls.get(path), sysctls.get('net/ipv4/conf/all/rp_filter')]
   // The higher of the two counts (ip-sysctl.rst).
   if (!modes.includes(RP_FILTER_STRICT) || modes.includes(RP_FILTER_LOOSE))
     return undefined
@@ -217,7 +233,7 @@ function findStrictFilter({ daemon, ways, sysctls }: HostFacts): Finding | undef
     if (way !== undefined && way.device !== device && way.device !== 'lo')
       return {
         what: `the kernel drops what comes from ${address} by ${device}: its strict rp_filter wants it to come by ${way.device}, by which ${address} is reached`,
-        mend: `sysctl -w ${name}=${RP_FILTER_LOOSE}`,
+        mend: `sysctl -w ${sysctlName(path)}=${RP_FILTER_LOOSE}`,
       }
   return undefined
 }

@@ -36,6 +36,8 @@ export interface EtcdFacts {
   readonly endpoints: readonly string[]
   /** Why it cannot be asked; undefined when it answers. */
   readonly trouble: string | undefined
+  /** Whether nobody answers at all, and not one who refuses. */
+  readonly isAway: boolean
   /** How far its clock is ahead of this host's; undefined when nobody knows. */
   readonly aheadMs: number | undefined
 }
@@ -49,10 +51,13 @@ export interface HostFacts {
   /** This host's part of them. */
   readonly subnet: readonly Prefix[]
   readonly host: HostNetwork
+  /** Devices of the overlay that the daemon makes, or made when it ran. */
+  readonly ownDevices: ReadonlySet<string>
   /** The address by which others have known this host last. */
   readonly publicIp: string | undefined
   /** What speaks against the network on this host: see findOverlaps. */
   readonly overlaps: readonly string[]
+  /** By their paths below /proc/sys, since the name of a device may have dots. */
   readonly sysctls: ReadonlyMap<string, string>
   readonly etcd: EtcdFacts
   /** By which the kernel reaches the public IP of each remote. */

@@ -1,5 +1,9 @@
-import { containsAddress, parseAddress, parsePrefix } from '../subnet/prefix.js'
-import type { Address } from '../subnet/prefix.js'
+import {
+  type Address,
+  containsAddress,
+  parseAddress,
+  parsePrefix,
+} from '../subnet/prefix.js'
 
 /**
  * What a table of iptables would do with the first packet of a connection, as far
@@ -56,9 +60,9 @@ function walk(
     const { target, matches } = readRule(line.slice(start.length), packet)
     if (matches === 'no' || target === undefined) continue
     if (target === 'ACCEPT') return 'accept'
-    if (target === 'RETURN') {
-      if (matches === 'yes') return 'return'
-    } else if (target === 'DROP' || target === 'REJECT') {
+    // After one that may match, nothing that follows is certain.
+    if (target === 'RETURN') return matches === 'yes' ? 'return' : 'accept'
+    if (target === 'DROP' || target === 'REJECT') {
       if (matches === 'yes') return { chain, rule: line }
     } else if (saved.includes(`\n:${target} `)) {
       const verdict = walk(saved, target, packet, depth + 1)
@@ -77,17 +81,19 @@ function readRule(
 ): { target: string | undefined; matches: Match } {
   const words = text.match(/"(?:[^"\\]|\\.)*"|\S+/g) ?? []
   let matches: Match = 'yes'
-  for (let at = 0; at < words.length; at++) {
-    const isNegated = words[at] === '!'
-    if (isNegated) at += 1
-    const option = words[at] ?? ''
+  let isNegated = false
+  for (const [at, option] of words.entries()) {
     const value = words[at + 1] ?? ''
     if (option === '-j' || option === '-g') return { target: value, matches }
-    at += 1
-    if (option === '-m' || option === '--comment') continue
-    const holds = test(option, value, packet)
-    if (holds === undefined) matches = matches === 'no' ? 'no' : 'maybe'
-    else if (holds === isNegated) matches = 'no'
+    if (option === '!') isNegated = true
+    // Values, of which an option has none, one or several, are not options.
+    if (!option.startsWith('-')) continue
+    if (option !== '-m' && option !== '--comment') {
+      const holds = test(option, value, packet)
+      if (holds === isNegated) matches = 'no'
+      else if (holds === undefined && matches === 'yes') matches = 'maybe'
+    }
+    isNegated = false
   }
   return { target: undefined, matches }
 }

@@ -168,7 +168,7 @@ await breaks('another machine has the same address', {
 
 await breaks('etcd is down', {
   check: 'etcd',
-  what: /etcd does not answer at http:\/\/192\.168\.77\.1:2379/,
+  what: /etcd cannot be asked at http:\/\/192\.168\.77\.1:2379/,
   spoil: () => lab.etcd.stop(),
 })
 

@@ -71,6 +71,26 @@ for (const [name, saved, rule] of [
     table('ACCEPT', '-A INPUT -m comment --comment "a -j DROP" -p tcp -j DROP'),
     'accepted',
   ],
+  [
+    'accepted by a condition without a value',
+    table('DROP', '-A INPUT -m physdev --physdev-is-bridged -j ACCEPT'),
+    'accepted',
+  ],
+  [
+    'accepted by a condition with two values',
+    table('DROP', '-A INPUT -m set ! --match-set peers src -j ACCEPT'),
+    'accepted',
+  ],
+  [
+    'dropped behind what may return',
+    table(
+      'DROP',
+      '-A INPUT -j CHAIN',
+      '-A CHAIN -m mark --mark 0x1 -j RETURN',
+      '-A CHAIN -j DROP',
+    ),
+    'accepted',
+  ],
   ['a loop', table('DROP', '-A INPUT -j CHAIN', '-A CHAIN -j CHAIN'), undefined],
 ] as const)
   t.test(name, t => {
