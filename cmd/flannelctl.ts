@@ -43,6 +43,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'what the packet path has dropped, why, and who sent it',
     load: async () => (await import('./flannelctl/drops.js')).dropsCommand,
   },
+  why: {
+    summary: 'why packets do not flow between two addresses, and what mends it',
+    load: async () => (await import('./flannelctl/why.js')).whyCommand,
+  },
   doctor: {
     summary: 'find what keeps packets from flowing on this host, and what mends it',
     load: async () => (await import('./flannelctl/doctor.js')).doctorCommand,

@@ -84,6 +84,11 @@ const statusSchema = z.looseObject({
       mtu: z.number(),
       addresses: z.array(z.string()),
       carrier: z.string(),
+      longest: z.number(),
+      isAnsweredAtBase: z.boolean(),
+      hasMtuOption: z.boolean(),
+      ports: z.array(z.number()),
+      peerPort: z.number(),
     })
     .optional(),
   remotes: z.array(remote).optional(),

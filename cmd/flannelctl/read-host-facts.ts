@@ -24,7 +24,12 @@ import {
   parseAddress,
   parsePrefix,
 } from '../../lib/subnet/prefix.js'
-import { cleanPrefix, configKey, prefixesOf } from '../../lib/subnet/subnet-key.js'
+import {
+  cleanPrefix,
+  configKey,
+  parseSubnetText,
+  prefixesOf,
+} from '../../lib/subnet/subnet-key.js'
 import { parseHolder } from '../../lib/subnet/subnet-record.js'
 import { readEtcdOptions } from '../flanneld/etcd-options.js'
 import type { ETCD_FLAGS } from '../flanneld/flag-table.js'
@@ -102,8 +107,7 @@ function subnetOf(
   daemon: DaemonStatus | undefined,
   cache: LeaseCache | undefined,
 ): Prefix[] {
-  if (daemon?.lease !== undefined)
-    return daemon.lease.subnet.split(' and ').map(parsePrefix)
+  if (daemon?.lease !== undefined) return parseSubnetText(daemon.lease.subnet)
   return cache === undefined ? [] : prefixesOf(cache.held.subnet)
 }
 

@@ -1,6 +1,7 @@
 import { IcmpEcho } from '../../lib/probe/icmp-echo.js'
 import { type NextHopDevice, routesTo } from '../../lib/linux/iproute.js'
-import { firstHostAddress, formatAddress, parsePrefix } from '../../lib/subnet/prefix.js'
+import { firstHostAddress, formatAddress } from '../../lib/subnet/prefix.js'
+import { parseSubnetText } from '../../lib/subnet/subnet-key.js'
 import {
   CommandFailure,
   EXIT,
@@ -105,9 +106,7 @@ async function checkKernel({
 }
 
 function firstAddresses(subnet: string): string[] {
-  return subnet
-    .split(' and ')
-    .map(half => formatAddress(firstHostAddress(parsePrefix(half))))
+  return parseSubnetText(subnet).map(range => formatAddress(firstHostAddress(range)))
 }
 
 async function probe(routes: readonly RemoteRoute[]): Promise<ProbedRoute[]> {

@@ -111,20 +111,19 @@ function reload({ registry, state, log }: DaemonContext): void {
 
 /** Takes this daemon's places on the host and finds etcd. */
 async function open(
-  flags: DaemonFlags,
+  given: DaemonFlags,
   parts: Pick<DaemonContext, 'clock' | 'log' | 'stop' | 'cleanup'>,
 ): Promise<DaemonContext> {
   const { cleanup, log } = parts
+  const listen = readEmbeddedEtcdFlags(given)
+  const flags = { ...given, ...(listen && embeddedEtcdAccess(listen, given)) }
   const leaseTtlSeconds = readLeaseTtl(flags['subnet-lease-ttl'])
   const renewMarginMs = readRenewMargin(
     flags['subnet-lease-renew-margin'],
     leaseTtlSeconds,
   )
-  const listen = readEmbeddedEtcdFlags(flags)
-  const etcd = readEtcdOptions(
-    { ...flags, ...(listen && embeddedEtcdAccess(listen, flags)) },
-    log,
-  )
+  const etcd = readEtcdOptions(flags, log)
+  checkPort('peer-port', flags['peer-port'])
   await checkPrivileges()
   const prefix = cleanPrefix(flags['etcd-prefix'])
   const places = placesOf({ ...flags, 'etcd-prefix': prefix })
@@ -191,6 +190,12 @@ function readRenewMargin(minutes: number, ttlSeconds: number): number {
   throw new StartError(
     `--subnet-lease-renew-margin is ${minutes}; it must be between 1 and 1439 minutes`,
   )
+}
+
+/** Throws UsageError. */
+function checkPort(flag: string, port: number): void {
+  if (port < 0 || port > 65_535)
+    throw new UsageError(`--${flag} is ${port}; it takes a port, or 0 for none`)
 }
 
 const SECONDS = { s: 1, m: 60, h: 3600 } as const

@@ -215,6 +215,12 @@ export const FLANNELD_FLAGS = {
     describe:
       'address and port that metrics are served on, as 127.0.0.1:9752; nowhere unless given',
   },
+  'peer-port': {
+    type: 'integer',
+    default: '0',
+    describe:
+      "TCP port on this host's address in the overlay where other hosts ask for their flannelctl why; 0 for none",
+  },
   'probe-rate': {
     type: 'integer',
     default: '10',

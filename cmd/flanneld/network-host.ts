@@ -5,12 +5,19 @@ import type { Host, Tenure } from '../../lib/subnet/host-lease.js'
 import { TenureEnd } from '../../lib/subnet/tenure-end.js'
 import { runAll, untilAborted } from '../../lib/subnet/loops.js'
 import { FAMILIES, formatAddress, formatPrefix } from '../../lib/subnet/prefix.js'
-import { type Subnet, formatSubnet, sameSubnet } from '../../lib/subnet/subnet-key.js'
+import {
+  type Subnet,
+  formatSubnet,
+  prefixesOf,
+  sameSubnet,
+} from '../../lib/subnet/subnet-key.js'
 import { formatHolder } from '../../lib/subnet/subnet-record.js'
 import type { DaemonContext } from './daemon.js'
 import { startFirewall } from './firewall.js'
 import { keepLeaseCache } from '../../lib/subnet/keep-lease-cache.js'
 import type { LeaseCache } from '../../lib/subnet/lease-cache.js'
+import { lookAtPath } from './look-at-path.js'
+import { type PeerServerOptions, servePeers } from './peer-server.js'
 import type { PreparedNetwork } from './prepare-network.js'
 import { describeStates, openProber, targetsOf } from './probe-remotes.js'
 import { writeSubnetEnv } from './subnet-env-file.js'
@@ -122,6 +129,7 @@ export class NetworkHost implements Host {
       each => sync.run(each),
       each => keepProbing(prober, each),
       each => backend.run(each),
+      each => servePeers(this.#peerServer(serving), each),
       each => firewall.run(each),
       keepLeaseCache({
         tenure: serving.tenure,
@@ -130,6 +138,22 @@ export class NetworkHost implements Host {
       }),
       each => this.#announce(serving, each),
     ])
+  }
+
+  #peerServer({ subnet, sync }: Serving): PeerServerOptions {
+    const { flags, clock, log } = this.#context
+    return {
+      port: flags['peer-port'],
+      ranges: prefixesOf(subnet),
+      peers: () =>
+        sync.remotes.map(({ subnet: theirs, holder: { publicIp, publicIpv6 } }) => ({
+          ranges: prefixesOf(theirs),
+          addresses: [publicIp, publicIpv6].filter(each => each !== undefined),
+        })),
+      look: (from, to) => lookAtPath(this.#context, from, to),
+      clock,
+      log,
+    }
   }
 
   /** Tells containers and the supervisor of the subnet. */
@@ -204,7 +228,7 @@ export class NetworkHost implements Host {
 
   #publishStatus(serving: Serving): void {
     const { state, clock, flags, registry } = this.#context
-    const { config, underlay, backend, holder, tenure, sync, prober } = serving
+    const { config, plan, underlay, backend, holder, tenure, sync, prober } = serving
     const { keeper, permit } = tenure
     state.headline = () => {
       const { up, silent, unreachable } = prober.states
@@ -230,7 +254,10 @@ export class NetworkHost implements Host {
         const address = underlay.addresses[family]
         return address === undefined ? [] : [formatAddress(address)]
       }),
-      carrier: backend.reach.carrier,
+      ...backend.reach,
+      ports: [...backend.reach.ports],
+      longest: plan.outerMtu ?? underlay.mtu,
+      peerPort: flags['peer-port'],
     }))
     state.publish('backend', () => backend.describe())
     state.publish('counters', () => ({

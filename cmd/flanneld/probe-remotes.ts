@@ -2,6 +2,7 @@ import type { Logger } from 'pino'
 import type { Backend, Remote } from '../../lib/backend/backend.js'
 import type { Underlay } from '../../lib/backend/underlay.js'
 import { IcmpSocket } from '../../lib/linux/icmp-socket.js'
+import type { IcmpFailure } from '../../lib/probe/icmp.js'
 import { type ProbeTarget, Prober } from '../../lib/probe/prober.js'
 import type { Clock } from '../../lib/subnet/clock.js'
 import { baseAddress } from '../../lib/subnet/prefix.js'
@@ -28,13 +29,20 @@ export function openProber(options: ProbeOptions): Prober {
   return new Prober({
     rate,
     longest: outerMtu ?? underlay.mtu,
-    isOurs: ({ protocol, port }) =>
-      protocol === PROTOCOL_IPIP ||
-      (protocol === PROTOCOL_UDP && port !== undefined && backend.reach.ports.has(port)),
+    isOurs: isCarrying(backend.reach.ports),
     open: IcmpSocket.open.bind(IcmpSocket),
     clock,
     log,
   })
+}
+
+/** Whether a failure is about a packet that carries one of ours: IP-in-IP, or UDP to these ports. */
+export function isCarrying(
+  ports: ReadonlySet<number>,
+): (failure: IcmpFailure) => boolean {
+  return ({ protocol, port }) =>
+    protocol === PROTOCOL_IPIP ||
+    (protocol === PROTOCOL_UDP && port !== undefined && ports.has(port))
 }
 
 /** Where each remote answers, if it does. */

@@ -10,7 +10,9 @@ import {
   overlaps,
   parseAddress,
   parsePrefix,
+  sameAddress,
 } from '../subnet/prefix.js'
+import { parseSubnetText } from '../subnet/subnet-key.js'
 import { ROUTE_PROTOCOL } from '../backend/route-protocol.js'
 import type { Check, Finding } from './check.js'
 import type { DaemonFacts, HostFacts } from './host-facts.js'
@@ -256,7 +258,7 @@ function findClosedPort(facts: HostFacts): Finding | undefined {
     })
     if (refusal !== undefined)
       return {
-        what: `the firewall of this host drops ${carrier} from ${remote} (${describe(refusal)})`,
+        what: `the firewall of this host drops ${carrier} from ${remote} (${describeRefusal(refusal)})`,
         mend: `iptables -I INPUT -i ${device} -p udp --dport ${port} -j ACCEPT`,
       }
   }
@@ -264,15 +266,25 @@ function findClosedPort(facts: HostFacts): Finding | undefined {
 }
 
 function findForwardRefusal(facts: HostFacts): Finding | undefined {
-  const { daemon, networks, subnet } = facts
-  const device = daemon?.backend?.device
+  const own = facts.subnet.find(({ family }) => family === 4)
+  const remote = remoteAddress(facts.daemon)
+  return own === undefined || remote === undefined
+    ? undefined
+    : findForwardRefusalBetween(facts, { local: firstHostAddress(own), remote })
+}
+
+/** Whether packets between a container of this host and a remote are let through, both ways. */
+export function findForwardRefusalBetween(
+  facts: HostFacts,
+  { local, remote }: { readonly local: Address; readonly remote: Address },
+): Finding | undefined {
+  const device = facts.daemon?.backend?.device
   const bridge = findBridge(facts)
-  const own = subnet.find(({ family }) => family === 4)
-  const network = networks.find(({ family }) => family === 4)
-  if (device === undefined || bridge === undefined || own === undefined) return undefined
-  const remote = remoteAddress(daemon)
-  if (remote === undefined || network === undefined) return undefined
-  const local = firstHostAddress(own)
+  const network = facts.networks.find(({ family }) => family === 4)
+  if (device === undefined || bridge === undefined || network === undefined)
+    return undefined
+  const isPassedOn = isAmong(facts.subnet, local) && !isAmong(facts.subnet, remote)
+  if (!isPassedOn || local.family !== 4 || isOwnAddress(facts, local)) return undefined
   const ways = [
     { in: device, out: bridge.name, source: remote, destination: local },
     { in: bridge.name, out: device, source: local, destination: remote },
@@ -282,7 +294,7 @@ function findForwardRefusal(facts: HostFacts): Finding | undefined {
     if (refusal === undefined) continue
     const range = formatPrefix(network)
     return {
-      what: `the firewall of this host drops packets from ${way.in} to ${way.out} (${describe(refusal)})`,
+      what: `the firewall of this host drops packets from ${way.in} to ${way.out} (${describeRefusal(refusal)})`,
       mend: `iptables -I FORWARD -s ${range} -d ${range} -j ACCEPT`,
     }
   }
@@ -291,8 +303,8 @@ function findForwardRefusal(facts: HostFacts): Finding | undefined {
 
 function remoteAddress(daemon: DaemonFacts | undefined): Address | undefined {
   const [first] = daemon?.remotes ?? []
-  const half = first?.subnet.split(' and ').find(text => text.includes('.'))
-  return half === undefined ? undefined : baseAddress(parsePrefix(half))
+  const range = first && parseSubnetText(first.subnet).find(({ family }) => family === 4)
+  return range && baseAddress(range)
 }
 
 function refusalOf(
@@ -307,12 +319,12 @@ function refusalOf(
   return undefined
 }
 
-function describe({ chain, rule }: Refusal): string {
+export function describeRefusal({ chain, rule }: Refusal): string {
   return rule === undefined ? `iptables -P ${chain} DROP` : `iptables ${rule}`
 }
 
 /** The bridge of this host's containers: what has an address of our subnet, and is not our device. */
-function findBridge({ host, subnet, daemon }: HostFacts): Link | undefined {
+export function findBridge({ host, subnet, daemon }: HostFacts): Link | undefined {
   return host.links.find(
     ({ name, addresses }) =>
       name !== daemon?.backend?.device &&
@@ -344,6 +356,12 @@ function findLongBridge(facts: HostFacts): Finding | undefined {
   }
 }
 
-function isAmong(ranges: readonly Prefix[], address: Address): boolean {
+export function isOwnAddress({ host }: HostFacts, address: Address): boolean {
+  return host.links.some(({ addresses }) =>
+    addresses.some(({ local }) => sameAddress(parseAddress(local), address)),
+  )
+}
+
+export function isAmong(ranges: readonly Prefix[], address: Address): boolean {
   return ranges.some(range => containsAddress(range, address))
 }

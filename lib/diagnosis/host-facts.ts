@@ -7,6 +7,7 @@ export interface DaemonFacts {
   readonly phase: 'starting' | 'waiting' | 'ready' | 'stopping'
   readonly waitingFor?: string | undefined
   readonly etcdReachable: boolean
+  readonly ignoredRecords: readonly { readonly key: string; readonly why: string }[]
   readonly troubles: Readonly<Record<string, string>>
   readonly notes: Readonly<Record<string, string>>
   readonly backend?:
@@ -22,14 +23,32 @@ export interface DaemonFacts {
         readonly addresses: readonly string[]
         /** How packets travel: `UDP 8285`; '' where nobody knows. */
         readonly carrier: string
+        /** The longest packet that is sent to remotes. */
+        readonly longest: number
+        /** See Reach. */
+        readonly isAnsweredAtBase: boolean
+        readonly hasMtuOption: boolean
+        readonly ports: readonly number[]
+        /** At which other hosts are asked for their half of a way; 0 for none. */
+        readonly peerPort: number
       }
     | undefined
   readonly remotes?: readonly RemoteFacts[] | undefined
 }
 
 export interface RemoteFacts {
+  /** Of each family, with ` and ` between them. */
   readonly subnet: string
-  readonly record: { readonly PublicIP: string }
+  /** By which packets leave; undefined when the backend makes no routes. */
+  readonly device?: string | undefined
+  /** Of each family of the subnet, where they differ. */
+  readonly devices?: readonly string[] | undefined
+  readonly record: {
+    readonly PublicIP: string
+    readonly PublicIPv6?: string | null | undefined
+    readonly BackendType?: string | undefined
+    readonly BackendData?: unknown
+  }
 }
 
 export interface EtcdFacts {

@@ -19,7 +19,7 @@ export interface FilteredPacket {
   readonly port?: number
 }
 
-/** The rule, or the policy, that drops a packet. */
+/** The rule, or the policy, that a packet meets. */
 export interface Refusal {
   readonly chain: string
   /** As iptables-save writes it; undefined for the policy of the chain. */
@@ -27,6 +27,9 @@ export interface Refusal {
 }
 
 type Verdict = Refusal | 'accept' | 'return'
+
+const DENIALS: ReadonlySet<string> = new Set(['DROP', 'REJECT'])
+const MASQUERADES: ReadonlySet<string> = new Set(['MASQUERADE', 'SNAT'])
 
 /** Chains that jump to each other end here: iptables itself refuses loops. */
 const MAX_DEPTH = 32
@@ -41,18 +44,33 @@ export function findRefusal(
   chain: string,
   packet: FilteredPacket,
 ): Refusal | undefined {
-  const verdict = walk(saved, chain, packet, 0)
+  const verdict = walk({ saved, packet, blamed: DENIALS }, chain, 0)
   if (typeof verdict === 'object') return verdict
   if (verdict === 'accept') return undefined
   return saved.includes(`:${chain} DROP `) ? { chain, rule: undefined } : undefined
 }
 
-function walk(
+/**
+ * @param saved the table `nat` as iptables-save prints it.
+ * @returns what gives the packet another source; undefined when nothing certainly does.
+ */
+export function findMasquerade(
   saved: string,
-  chain: string,
   packet: FilteredPacket,
-  depth: number,
-): Verdict {
+): Refusal | undefined {
+  const verdict = walk({ saved, packet, blamed: MASQUERADES }, 'POSTROUTING', 0)
+  return typeof verdict === 'object' ? verdict : undefined
+}
+
+interface Walk {
+  readonly saved: string
+  readonly packet: FilteredPacket
+  /** Targets that are looked for. */
+  readonly blamed: ReadonlySet<string>
+}
+
+function walk(at: Walk, chain: string, depth: number): Verdict {
+  const { saved, packet, blamed } = at
   if (depth > MAX_DEPTH) return 'return'
   const start = `-A ${chain} `
   for (const line of saved.split('\n')) {
@@ -62,10 +80,10 @@ function walk(
     if (target === 'ACCEPT') return 'accept'
     // After one that may match, nothing that follows is certain.
     if (target === 'RETURN') return matches === 'yes' ? 'return' : 'accept'
-    if (target === 'DROP' || target === 'REJECT') {
+    if (blamed.has(target)) {
       if (matches === 'yes') return { chain, rule: line }
     } else if (saved.includes(`\n:${target} `)) {
-      const verdict = walk(saved, target, packet, depth + 1)
+      const verdict = walk(at, target, depth + 1)
       if (verdict === 'accept' || (verdict !== 'return' && matches === 'yes'))
         return verdict
     }

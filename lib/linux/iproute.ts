@@ -236,6 +236,13 @@ export async function listNeighbours(
   )
 }
 
+/** The MAC address that the kernel has learnt of an IPv4 neighbour; undefined when nobody answers. */
+export async function findNeighbour(address: string): Promise<string | undefined> {
+  const text = await ipJson(['-4', 'neigh', 'show', 'to', address])
+  const [entry] = parseJson(text, z.array(neighbourSchema))
+  return entry?.state.includes('FAILED') === true ? undefined : entry?.lladdr
+}
+
 /** Permanent entries of a VXLAN device. None when there is no such device. */
 export async function listFdb(device: string): Promise<FdbEntry[]> {
   const args = ['-json', 'fdb', 'show', 'dev', device]

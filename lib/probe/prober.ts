@@ -6,7 +6,7 @@ import { type Address, FAMILIES, type Family, formatAddress } from '../subnet/pr
 import { type IcmpFailure, LEAST_SIZE, echoRequest, readIcmp } from './icmp.js'
 import { type PathReport, type PathState, RemotePath } from './remote-path.js'
 
-/** Each remote is sent one packet so often; less often when there are too many for the rate. */
+/** Less often when there are too many remotes for the rate. */
 const TURN_MS = 1000
 
 const TIMEOUT_MS = 2000
@@ -38,6 +38,10 @@ export interface ProbeTarget {
 export interface ProberOptions {
   /** Packets a second, whatever the number of remotes. */
   readonly rate: number
+  /** Milliseconds from one packet to a remote to the next; a second unless given. */
+  readonly turnMs?: number
+  /** For so long an answer is waited for; two seconds unless given. */
+  readonly timeoutMs?: number
   /** The longest packet that is sent to remotes on the underlay. */
   readonly longest: number
   /** Whether a failure is about packets of ours to a remote, and not about somebody else's. */
@@ -189,7 +193,7 @@ export class Prober {
     if (next === undefined || next.due > now) return false
     const { path } = next
     this.#queue.shift()
-    this.#queue.push({ path, due: now + TURN_MS })
+    this.#queue.push({ path, due: now + (this.#options.turnMs ?? TURN_MS) })
     const kind = chooseKind(path, now)
     path.turn += 1
     await this.#send(path, kind, now)
@@ -218,7 +222,7 @@ export class Prober {
 
   #expire(now: number): void {
     for (const [sequence, sent] of this.#sent) {
-      if (now - sent.at < TIMEOUT_MS) return
+      if (now - sent.at < (this.#options.timeoutMs ?? TIMEOUT_MS)) return
       this.#sent.delete(sequence)
       lose(sent)
     }

@@ -1,6 +1,6 @@
 import { formatAddress } from '../subnet/prefix.js'
 import { EchoWindow } from './echo-window.js'
-import type { IcmpFailure } from './icmp.js'
+import type { IcmpFailure, IcmpTrouble } from './icmp.js'
 import { MtuSearch } from './mtu-search.js'
 import type { ProbeTarget } from './prober.js'
 
@@ -24,6 +24,8 @@ export interface PathReport {
   readonly overlayLoss: number | null
   /** Bytes of the longest packet that the underlay takes; null before it is known. */
   readonly pathMtu: number | null
+  /** What ICMP last said of our packets, while they are not answered; null for nothing. */
+  readonly heard: IcmpTrouble | null
   /** In the operator's words; null when there is nothing to say. */
   readonly trouble: string | null
 }
@@ -65,6 +67,7 @@ export class RemotePath {
       overlayRoundTripMs: rounded(overlay.roundTripMs),
       overlayLoss: overlay.loss ?? null,
       pathMtu: mtu.pathMtu ?? null,
+      heard: this.#heard(now)?.trouble ?? null,
       trouble: this.#trouble(now, longest) ?? null,
     }
   }
@@ -79,12 +82,17 @@ export class RemotePath {
     return below === undefined ? 'unknown' : below ? 'silent' : 'unreachable'
   }
 
+  #heard(now: number): IcmpFailure | undefined {
+    if (this.state === 'up' || this.#failure === undefined) return undefined
+    const { what, at } = this.#failure
+    return now - at < FAILURE_MS ? what : undefined
+  }
+
   #trouble(now: number, longest: number): string | undefined {
     const { state, target } = this
     const address = formatAddress(target.underlay)
-    const heard = this.#failure
-    const failure = heard && now - heard.at < FAILURE_MS ? heard.what : undefined
-    if (state !== 'up' && failure !== undefined) return explain(failure, address)
+    const heard = this.#heard(now)
+    if (heard !== undefined) return explain(heard, address)
     if (state === 'unreachable')
       return `${address} does not answer, neither through the overlay nor on the underlay`
     if (state === 'silent')

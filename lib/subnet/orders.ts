@@ -1,7 +1,11 @@
 import { isJsonObject } from './go-json.js'
-import { parsePrefix } from './prefix.js'
 import type { Entry } from './registry.js'
-import { type Subnet, formatSubnet, subnetFromPrefixes } from './subnet-key.js'
+import {
+  type Subnet,
+  formatSubnet,
+  parseSubnetText,
+  subnetFromPrefixes,
+} from './subnet-key.js'
 
 /**
  * What an operator orders a host to do with its subnet. Deleting the record is
@@ -60,7 +64,7 @@ export function parseOrder(text: string): Order {
 
 /** `10.5.72.0/24`, or both families joined by ` and `. Throws SyntaxError. */
 export function parseSubnet(text: string): Subnet {
-  return subnetFromPrefixes(text.split(' and ').map(half => parsePrefix(half.trim())))
+  return subnetFromPrefixes(parseSubnetText(text))
 }
 
 /** An order with the revision that its answer replaces. */

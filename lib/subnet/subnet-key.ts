@@ -6,6 +6,7 @@ import {
   formatPrefix,
   overlaps,
   parseInterfaceAddress,
+  parsePrefix,
   samePrefix,
 } from './prefix.js'
 
@@ -39,6 +40,11 @@ export function subnetsOverlap(a: Subnet, b: Subnet): boolean {
 /** For people: `10.5.72.0/24` or `10.5.72.0/24 and fd00::/64`. */
 export function formatSubnet(subnet: Subnet): string {
   return prefixesOf(subnet).map(formatPrefix).join(' and ')
+}
+
+/** The ranges of what formatSubnet writes. Throws as parsePrefix does. */
+export function parseSubnetText(text: string): Prefix[] {
+  return text.split(' and ').map(half => parsePrefix(half.trim()))
 }
 
 /** The etcd prefix as flannel joins it: one slash between parts, one in front, none at the end. */

@@ -9,6 +9,7 @@ const WELL: HostFacts = {
   daemon: {
     phase: 'ready',
     etcdReachable: true,
+    ignoredRecords: [],
     troubles: {},
     notes: {},
     backend: { type: 'vxlan', device: 'flannel.1' },

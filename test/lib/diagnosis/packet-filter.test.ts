@@ -1,5 +1,5 @@
 import t from 'tap'
-import { findRefusal } from '../../../lib/diagnosis/packet-filter.js'
+import { findMasquerade, findRefusal } from '../../../lib/diagnosis/packet-filter.js'
 import { parseAddress } from '../../../lib/subnet/prefix.js'
 
 const PACKET = {
@@ -99,5 +99,30 @@ for (const [name, saved, rule] of [
     else if (rule === 'the rule') t.type(refusal?.rule, 'string')
     else t.equal(refusal?.rule, rule, JSON.stringify(refusal))
     if (rule !== 'accepted') t.ok(refusal, 'it is refused')
+    t.end()
+  })
+
+const NAT = (...rules: readonly string[]): string =>
+  ['*nat', ':POSTROUTING ACCEPT [0:0]', ':OURS - [0:0]', ...rules, 'COMMIT'].join('\n')
+const MASQUERADE = '-A POSTROUTING -s 192.0.2.0/24 ! -o docker0 -j MASQUERADE'
+
+for (const [name, saved, rule] of [
+  ['no rule masquerades', NAT(), undefined],
+  ['one does', NAT(MASQUERADE), MASQUERADE],
+  [
+    'one before it accepts',
+    NAT('-A POSTROUTING -d 192.0.2.1/32 -j ACCEPT', MASQUERADE),
+    undefined,
+  ],
+  [
+    'a chain before it returns',
+    NAT('-A POSTROUTING -j OURS', '-A OURS -d 192.0.2.1/32 -j RETURN', MASQUERADE),
+    MASQUERADE,
+  ],
+  ['for another device', NAT(MASQUERADE.replace('docker0', 'flannel0')), undefined],
+] as const)
+  t.test(name, t => {
+    const met = findMasquerade(saved, { ...PACKET, out: 'flannel0' })
+    t.equal(met?.rule, rule)
     t.end()
   })

@@ -74,6 +74,7 @@ t.test('a way that is well', async t => {
     loss: 0,
     overlayRoundTripMs: 5,
     overlayLoss: 0,
+    heard: null,
     pathMtu: 1500,
     trouble: null,
   })

@@ -1,0 +1,253 @@
+/** Ways that are broken in one place each: why names that and nothing else, and its command mends it. */
+import t from 'tap'
+import type { Test } from 'tap'
+import { openLab } from '../../cmd/flannelctl/lab/lab.js'
+import type { LabNode } from '../../cmd/flannelctl/lab/host.js'
+import { ipInside } from '../../cmd/flannelctl/lab/namespaces.js'
+import { hostAddress, underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
+import { flannelctl } from '../helpers/flannelctl.js'
+import { happens, pathOf, subnetOf } from './open-test-lab.js'
+
+const NAME = 't-why'
+const PORT = 7654
+
+interface Answer {
+  readonly checks: readonly string[]
+  readonly what: string
+  readonly mend: string
+}
+
+const lab = await openLab({
+  name: NAME,
+  hosts: 2,
+  flags: ['--probe-rate=0', `--peer-port=${PORT}`],
+})
+t.teardown(async () => {
+  await lab.close()
+})
+const [here, there] = [lab.host(1), lab.host(2)]
+const a = here.container.address
+const b = there.container.address
+
+async function why(from = a, to = b): Promise<Answer> {
+  const { stdout, exitCode, stderr } = await flannelctl(here, ['why', from, to])
+  const lines = stdout.split('\n').filter(line => line !== '')
+  const found = lines.filter(line => !line.startsWith(' '))
+  const isRight = (exitCode === 0) === (found.length === 0)
+  if (!isRight || stderr !== '') throw new Error(`${exitCode}: ${stdout}${stderr}`)
+  return {
+    checks: found.map(line => line.replace(/:.*/, '')),
+    what: found[0] ?? '',
+    mend: lines.find(line => line.startsWith(' '))?.trim() ?? '',
+  }
+}
+
+/** What the operator does whom why tells to. */
+async function mend(command: string): Promise<void> {
+  const [, what = command, where] =
+    /^(.*), on (?:the host of )?(\S+)$/.exec(command) ?? []
+  const host = where === undefined ? here : there
+  if (/^systemctl (re)?start flanneld$/.test(what)) await host.daemon.start()
+  else await host.run(['sh', '-c', what])
+}
+
+interface Case {
+  readonly check: string
+  readonly what: RegExp
+  readonly spoil: () => Promise<unknown>
+  /** Where no command mends it. */
+  readonly mend?: () => Promise<unknown>
+  readonly tidyUp?: () => Promise<unknown>
+}
+
+function breaks(
+  name: string,
+  { check, what, spoil, mend: other, tidyUp }: Case,
+): Promise<unknown> {
+  return t.test(name, async (t: Test) => {
+    await spoil()
+    let answer = await why()
+    await happens('why finds it', async () => {
+      answer = await why()
+      return answer.checks[0] === check
+    }).catch(() => undefined)
+    t.same(answer.checks, [check], `one cause is named (${answer.what})`)
+    t.match(answer.what, what, 'and what it is')
+    if (other === undefined) await mend(answer.mend)
+    else await other()
+    let after = answer
+    await happens(`"${answer.mend}" mends it`, async () => {
+      after = await why()
+      return after.checks.length === 0
+    }).catch(() => undefined)
+    t.same(after.checks, [], `"${answer.mend}" mends it (${after.what})`)
+    const [reached] = await here.container.ping([b])
+    t.equal(reached?.received, 1, 'packets flow')
+    await tidyUp?.()
+  })
+}
+
+const sh = (node: LabNode, command: string) => (): Promise<string> =>
+  node.run(['sh', '-c', command])
+
+await t.test('a way that is well', async t => {
+  await happens('the other host listens', async () => {
+    const { stderr } = await flannelctl(here, ['why', a, b])
+    return stderr === ''
+  })
+  for (const [from, to] of [
+    [a, b],
+    [b, a],
+    [here.address, there.address],
+    [a, there.address],
+    [a, a],
+  ] as const) {
+    await happens(`${from} to ${to} is free to ask`, async () => {
+      const said = await flannelctl(here, ['why', from, to])
+      return said.exitCode === 0 && said.stdout === '' && said.stderr === ''
+    })
+    t.pass(`nothing is said of ${from} to ${to}`)
+  }
+  await happens('every step of both hosts is told of', async () => {
+    const { stdout } = await flannelctl(here, ['why', '--verbose', a, b])
+    return /^route: ok$/m.test(stdout) && /^route on 192\.168\.77\.12: ok$/m.test(stdout)
+  })
+})
+
+await t.test('who may ask', async t => {
+  const subnet = (await subnetOf(there.daemon)).replace('.0/24', '')
+  const script = `
+    const from = process.argv[1]
+    const { get } = await import('node:http')
+    get(from, { agent: false }, response => {
+      response.setEncoding('utf8').on('data', text => process.stdout.write(response.statusCode + ' ' + text))
+    }).on('error', error => process.stdout.write(error.code))`
+  const ask = (node: LabNode, path: string): Promise<string> =>
+    node.run([
+      process.execPath,
+      '--input-type=module',
+      '--eval',
+      script,
+      '--',
+      `http://${subnet}.0:${PORT}${path}`,
+    ])
+  const question = `/why?from=${b}&to=${a}`
+  t.match(await ask(here.container, question), /^403 only hosts/, 'no container')
+  t.match(await ask(there, question), /^403/, 'nor the host itself')
+  t.match(await ask(here, '/status'), /^404/)
+  t.match(await ask(here, `/why?from=${a}&to=${b}`), /^400 from has/)
+  t.match(await ask(here, `/why?from=${b}&to=192.0.2.1`), /^400 to has/)
+  t.match(await ask(here, `/why?from=;reboot&to=${a}`), /^400 from has/)
+  const both = await Promise.all([ask(here, question), ask(here, question)])
+  t.match(both.sort()[1], /^503 it is asked too often/, 'one question at a time')
+})
+
+await breaks('a route leads elsewhere', {
+  check: 'route',
+  what: /packets to 10\.5\.\d+\.2 leave by eth0 instead of flannel0/,
+  spoil: () => here.run(['ip', 'route', 'add', b, 'dev', 'eth0']),
+})
+
+await breaks('a route is missing, and nobody puts it back', {
+  check: 'daemon',
+  what: /flanneld does not run/,
+  spoil: async () => {
+    await here.daemon.kill('SIGKILL')
+    await sh(here, 'ip route flush 10.5.0.0/16')()
+  },
+})
+
+await breaks('flanneld of the other host is dead', {
+  check: 'reach',
+  what: /nobody listens on UDP 8285 of 192\.168\.77\.12: flanneld there does not run/,
+  spoil: async () => {
+    const { pid } = await pathOf(there.daemon)
+    await there.daemon.kill('SIGKILL')
+    process.kill(pid, 'SIGKILL')
+  },
+})
+
+await breaks('the lease of the other host has run out', {
+  check: 'remote-lease',
+  what: /nobody leases the subnet of 10\.5\.\d+\.2/,
+  spoil: async () => {
+    const { lease } = await there.daemon.status()
+    await there.daemon.kill('SIGINT')
+    await lab.etcd.ctl('del', lease?.key ?? '')
+  },
+})
+
+await breaks('the way takes shorter packets only', {
+  check: 'path-mtu',
+  what: /the way to 192\.168\.77\.12 takes packets of (139\d|1400) bytes, and ours are up to 1500/,
+  spoil: () =>
+    ipInside(underlayNamespace(NAME), [
+      'link set host1 mtu 1400',
+      'link set host2 mtu 1400',
+    ]),
+  // Both hosts have to send shorter packets, and the bridges of their containers as well.
+  mend: async () => {
+    const mended: string[] = []
+    await happens('no host is left to mend', async () => {
+      const { checks, mend: command } = await why()
+      const [check] = checks
+      if (check !== undefined && !mended.includes(check)) {
+        mended.push(check)
+        await mend(command)
+      }
+      return mended.length === 4 && check === undefined
+    })
+  },
+  tidyUp: async () => {
+    await ipInside(underlayNamespace(NAME), [
+      'link set host1 mtu 1500',
+      'link set host2 mtu 1500',
+    ])
+    for (const host of lab.hosts)
+      await host.run(['ip', 'link', 'set', 'eth0', 'mtu', '1500'])
+  },
+})
+
+await breaks('the other host does not forward', {
+  check: `forwarding on ${hostAddress(2)}`,
+  what: /net\.ipv4\.ip_forward is 0/,
+  spoil: sh(there, 'echo 0 > /proc/sys/net/ipv4/ip_forward'),
+})
+
+await breaks('packets are given another source', {
+  check: 'masquerade',
+  what: /are given the address of flannel0 for their source \(iptables -A POSTROUTING .*MASQUERADE\)/,
+  spoil: sh(here, `iptables -t nat -I POSTROUTING -s ${a} ! -o docker0 -j MASQUERADE`),
+})
+
+await t.test('nobody has the address', async t => {
+  const nobody = b.replace(/\.\d+$/, '.77')
+  let answer = await why(a, nobody)
+  await happens('the other host is free', async () => {
+    answer = await why(a, nobody)
+    return answer.checks.length > 0
+  }).catch(() => undefined)
+  t.same(answer.checks, [`container on ${hostAddress(2)}`])
+  t.match(answer.what, `nobody on this host has ${nobody}`)
+})
+
+await t.test('usage', async t => {
+  t.match((await flannelctl(here, ['why', '--help'])).stdout, /flannelctl why --verbose/)
+  t.equal((await flannelctl(here, ['why', a])).exitCode, 2)
+  t.equal((await flannelctl(here, ['why', a, 'me'])).exitCode, 2)
+  const { stderr } = await flannelctl(here, ['why', b, b])
+  t.match(stderr, /neither .* nor .* is on this host \(10\.5\.\d+\.0\/24\)/)
+  const outside = await flannelctl(here, ['why', a, '203.0.113.1'])
+  t.match(outside.stderr, /203\.0\.113\.1 is no address of the network 10\.5\.0\.0\/16/)
+})
+
+await t.test('without --peer-port', async t => {
+  await here.daemon.kill('SIGINT')
+  await here.daemon.start(undefined, ['--peer-port=0'])
+  const said = await flannelctl(here, ['why', a, b])
+  t.match(said, {
+    exitCode: 0,
+    stdout: '',
+    stderr: /was not asked for its half: flanneld runs without --peer-port/,
+  })
+})
