@@ -43,6 +43,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'what the packet path has dropped, why, and who sent it',
     load: async () => (await import('./flannelctl/drops.js')).dropsCommand,
   },
+  top: {
+    summary: 'what this host and each remote send each other, at the moment',
+    load: async () => (await import('./flannelctl/top.js')).topCommand,
+  },
   why: {
     summary: 'why packets do not flow between two addresses, and what mends it',
     load: async () => (await import('./flannelctl/why.js')).whyCommand,

@@ -7,7 +7,13 @@ import { LabNode } from '../../cmd/flannelctl/lab/host.js'
 import { underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
 import { flannelctl } from '../helpers/flannelctl.js'
 import { echoRequest, sendDatagram } from './forged-packets.js'
-import { happens, openTestLab, subnetOf } from './open-test-lab.js'
+import {
+  happens,
+  openTestLab,
+  startTraffic,
+  stopTraffic,
+  subnetOf,
+} from './open-test-lab.js'
 
 const CONFIG = '/coreos.com/network/config'
 
@@ -54,6 +60,32 @@ t.test('routes asks the kernel, and says when it has another way', async t => {
 
   t.equal(bad.exitCode, 3)
   t.match(bad.stdout, /via 192\.168\.77\.1$/m)
+})
+
+t.test('top counts what goes to and comes from each remote', async t => {
+  const traffic = await startTraffic(one, two)
+  const { exitCode, stdout, stderr } = await flannelctl(one, [
+    'top',
+    '--json',
+    '--count=2',
+  ])
+  await stopTraffic(traffic)
+  t.same({ exitCode, stderr }, { exitCode: 0, stderr: '' })
+  const lines = stdout.trim().split('\n')
+  t.equal(lines.length, 2)
+  const { remotes } = JSON.parse(lines[1] ?? '') as { remotes: Record<string, number>[] }
+  const [rates] = remotes
+  t.match(rates, { subnet: subnets[1], publicIp: two.address })
+  const { sentPacketsPerSecond: sent = 0, receivedPacketsPerSecond: received = 0 } =
+    rates ?? {}
+  t.comment(`${sent} packets a second sent, ${received} received, of 200`)
+  t.ok(sent > 20 && sent < 400 && received > 20 && received < 400, 'both ways')
+  t.ok((rates?.['sentBytesPerSecond'] ?? 0) > 28 * sent - 30, 'and bytes')
+
+  const text = await flannelctl(one, ['top', '--count=1'])
+  t.match(text.stdout, /^SUBNET +PUBLIC IP +SENT +PACKETS +RECEIVED +PACKETS\nall /)
+  t.notMatch(await one.run(['nft', 'list', 'tables']), 'flannel-top', 'nothing is left')
+  t.equal((await flannelctl(one, ['top', '--interval=0'])).exitCode, 2)
 })
 
 t.test('drops says what was dropped, why, and who sent it', async t => {
