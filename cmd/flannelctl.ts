@@ -55,6 +55,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'find what keeps packets from flowing on this host, and what mends it',
     load: async () => (await import('./flannelctl/doctor.js')).doctorCommand,
   },
+  capture: {
+    summary: 'write packets of the overlay into a file for Wireshark and tcpdump',
+    load: async () => (await import('./flannelctl/capture.js')).captureCommand,
+  },
   report: {
     summary: 'write what a bug report needs into one file, without secrets',
     load: async () => (await import('./flannelctl/report.js')).reportCommand,

@@ -2,6 +2,8 @@
  * flannelctl as an operator uses it on a host of a running network: two hosts
  * with daemons and a real etcd. In this order on one network.
  */
+import { stat } from 'node:fs/promises'
+import { join } from 'node:path'
 import t from 'tap'
 import { LabNode } from '../../cmd/flannelctl/lab/host.js'
 import { underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
@@ -86,6 +88,52 @@ t.test('top counts what goes to and comes from each remote', async t => {
   t.match(text.stdout, /^SUBNET +PUBLIC IP +SENT +PACKETS +RECEIVED +PACKETS\nall /)
   t.notMatch(await one.run(['nft', 'list', 'tables']), 'flannel-top', 'nothing is left')
   t.equal((await flannelctl(one, ['top', '--interval=0'])).exitCode, 2)
+})
+
+t.test('capture writes what tcpdump reads', async t => {
+  const directory = t.testdir()
+  const dump = async (file: string): Promise<string[]> => {
+    const text = await one.run(['tcpdump', '-n', '-q', '-r', file])
+    return text.trim().split('\n')
+  }
+  const traffic = await startTraffic(one, two)
+  const [a, b] = [one.container.address, two.container.address]
+  const inner = join(directory, 'inner.pcapng')
+  const flags = ['--count=20', '--host', b, '--protocol=icmp', '--json']
+  const said = await flannelctl(one, ['capture', '--output', inner, ...flags])
+  t.equal(said.stderr, '')
+  t.same(JSON.parse(said.stdout), {
+    file: inner,
+    device: 'flannel0',
+    packets: 20,
+    missed: 0,
+  })
+  const lines = await dump(inner)
+  t.equal(lines.length, 20)
+  t.ok(
+    lines.every(
+      line => line.includes(`IP ${a} > ${b}`) || line.includes(`IP ${b} > ${a}`),
+    ),
+    'both ways, and nothing else',
+  )
+  t.match(lines[0], /^\d\d:\d\d:\d\d\.\d{6} IP .* ICMP echo/)
+  t.equal((await stat(inner)).mode & 0o777, 0o600, 'for its owner alone')
+
+  const outer = join(directory, 'outer.pcapng')
+  const more = ['--underlay', '--count=5', '--port=8285']
+  const { stderr } = await flannelctl(one, ['capture', '--output', outer, ...more])
+  t.equal(stderr, '5 packets of eth0 written, 0 missed\n')
+  t.match(await dump(outer), Array(5).fill(/IP 192\.168\.77\.1\d\.8285 > .*: UDP/))
+  await stopTraffic(traffic)
+
+  const none = join(directory, 'none.pcapng')
+  const nothing = ['--host=203.0.113.1', '--seconds=1']
+  const empty = await flannelctl(one, ['capture', '--output', none, ...nothing])
+  t.equal(empty.stderr, '0 packets of flannel0 written, 0 missed\n')
+
+  t.equal((await flannelctl(one, ['capture', '--output', none])).exitCode, 1, 'once')
+  for (const wrong of [[], ['--output=x', '--count=0'], ['--output=x', '--host=me']])
+    t.equal((await flannelctl(one, ['capture', ...wrong])).exitCode, 2)
 })
 
 t.test('drops says what was dropped, why, and who sent it', async t => {
