@@ -14,6 +14,7 @@ import { unitsStartedAtBoot, withoutServices } from './services.mjs'
 const PACKAGES = {
   bridge: 'iproute2',
   busybox: 'busybox-static',
+  'chromium-headless-shell': 'chromium-headless-shell',
   dockerd: 'docker.io',
   etcd: 'etcd-server',
   etcdctl: 'etcd-client',
@@ -49,6 +50,7 @@ export const COMPILER_PROGRAMS = ['g++', 'make', 'python3']
 /** What the tests need beyond that. */
 export const TEST_PROGRAMS = [
   'busybox',
+  'chromium-headless-shell',
   'dockerd',
   'ethtool',
   'faketime',

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { publicAddressOf } from '../../lib/diagnosis/path-checks.js'
+import { formatScaled } from '../flanneld/format-scaled.js'
 import { UsageError } from '../flanneld/parse-flags.js'
 import {
   COMMON_FLAGS,
@@ -192,15 +193,4 @@ function total(remotes: readonly Traffic[]): Traffic {
     receivedPackets: sum('receivedPackets'),
     receivedBytes: sum('receivedBytes'),
   }
-}
-
-const UNITS = ['', 'k', 'M', 'G', 'T'] as const
-
-/** `0 `, `12 `, `1.4 k`, `930 M`: three figures at most, and a blank before the unit. */
-export function formatScaled(value: number): string {
-  let [scaled, unit] = [value, 0]
-  while (scaled >= 999.5 && unit < UNITS.length - 1)
-    [scaled, unit] = [scaled / 1000, unit + 1]
-  const digits = unit > 0 && scaled < 9.95 ? 1 : 0
-  return `${scaled.toFixed(digits)} ${UNITS[unit] ?? ''}`
 }

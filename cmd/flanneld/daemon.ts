@@ -150,9 +150,11 @@ async function open(
   if (flags['status-listen'] !== '') {
     const address = readListenAddress('status-listen', flags['status-listen'])
     // Not all hosts pay for what few use.
-    const { openMetricsServer } = await import('./metrics-server.js')
-    const metrics = await openMetricsServer(address, () => state.toJson(), log)
-    cleanup.push(() => metrics.close())
+    const { openWebServer } = await import('./web-server.js')
+    const { journalFile } = places
+    const report = (): Promise<Record<string, unknown>> => state.toJson()
+    const web = await openWebServer({ address, report, journalFile, log })
+    cleanup.push(() => web.close())
   }
 
   const embedded =

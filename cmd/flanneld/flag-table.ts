@@ -213,7 +213,7 @@ export const FLANNELD_FLAGS = {
     type: 'string',
     default: '',
     describe:
-      'address and port that metrics are served on, as 127.0.0.1:9752; nowhere unless given',
+      'address and port that the status page and metrics are served on, as 127.0.0.1:9752; nowhere unless given',
   },
   'peer-port': {
     type: 'integer',

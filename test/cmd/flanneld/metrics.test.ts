@@ -5,7 +5,7 @@ import { hostname } from 'node:os'
 import { text } from 'node:stream/consumers'
 import t from 'tap'
 import { readListenAddress } from '../../../cmd/flanneld/listen-address.js'
-import { openMetricsServer } from '../../../cmd/flanneld/metrics-server.js'
+import { openWebServer } from '../../../cmd/flanneld/web-server.js'
 import { Drop } from '../../../lib/encap/drops.js'
 import { silent } from '../../helpers/log.js'
 import { freePort } from '../../helpers/real-etcd.js'
@@ -61,11 +61,12 @@ const STATES = ['up', 'silent', 'unreachable', 'unknown']
 
 let status: Record<string, unknown> = STATUS
 const port = await freePort()
-const server = await openMetricsServer(
-  { host: '127.0.0.1', port },
-  () => Promise.resolve(status),
-  silent,
-)
+const server = await openWebServer({
+  address: { host: '127.0.0.1', port },
+  report: () => Promise.resolve(status),
+  journalFile: '',
+  log: silent,
+})
 t.teardown(() => server.close())
 
 async function ask(
@@ -170,7 +171,7 @@ t.test(
       '127.0.0.1.evil.example',
     ])
       t.equal((await ask('/metrics', { host }))[0], 421, host)
-    for (const path of ['/', '/status', '/metrics/', '//metrics', '/..'])
+    for (const path of ['/status', '/metrics/', '//metrics', '/..'])
       t.equal((await ask(path))[0], 404, path)
     t.equal((await ask('/metrics', { method: 'POST' }))[0], 405)
   },
