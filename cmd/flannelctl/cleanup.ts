@@ -13,7 +13,7 @@ import { batch } from '../../lib/linux/iproute.js'
 import { bootTimeMs } from '../../lib/linux/libc.js'
 import { systemClock } from '../../lib/subnet/clock.js'
 import { type PreviousSubnetEnv, parseSubnetEnv } from '../../lib/subnet/subnet-env.js'
-import { cleanPrefix, prefixesOf, subnetPrefix } from '../../lib/subnet/subnet-key.js'
+import { prefixesOf, subnetPrefix } from '../../lib/subnet/subnet-key.js'
 import { readFileIfAny } from '../flanneld/files.js'
 import { openLogger } from '../flanneld/logger.js'
 import {
@@ -75,10 +75,7 @@ Exits with 1 while the daemon runs, and when something could not be removed.`,
   flags: FLAGS,
   run: async (flags, words) => {
     refuseWords('cleanup', words)
-    const places = placesOf({
-      ...flags,
-      'etcd-prefix': cleanPrefix(flags['etcd-prefix']),
-    })
+    const places = placesOf(flags)
     const lock = existsSync(places.runDir)
       ? lockPlaces(places)
       : { release: () => undefined }

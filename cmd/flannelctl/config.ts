@@ -1,3 +1,4 @@
+import { join } from 'node:path'
 import { text as readAll } from 'node:stream/consumers'
 import { checkBackend } from '../../lib/backend/backends.js'
 import { BackendError } from '../../lib/backend/errors.js'
@@ -18,6 +19,7 @@ import {
 } from '../../lib/subnet/subnet-key.js'
 import { UsageError } from '../flanneld/parse-flags.js'
 import { readEtcdOptions } from '../flanneld/etcd-options.js'
+import { networkDirectory, placesOf } from '../flanneld/places.js'
 import { checkOverlaps } from '../flanneld/this-host.js'
 import {
   CommandFailure,
@@ -26,8 +28,9 @@ import {
   defineCommand,
   printJson,
 } from './command.js'
-import { tellDaemon } from './daemon-status.js'
+import { type StatusFlags, tellDaemon } from './daemon-status.js'
 import { withRegistry } from './etcd.js'
+import { readLeaseCache } from './own-lease.js'
 
 const FLAGS = {
   ...COMMON_FLAGS,
@@ -132,10 +135,17 @@ function parse(text: string): NetworkConfig {
 /** The network of a cluster must be free on every host; on this one we can look. */
 async function warnOfThisHost(
   config: NetworkConfig,
-  flags: Parameters<typeof withRegistry>[0],
+  flags: StatusFlags & Parameters<typeof withRegistry>[0],
 ): Promise<void> {
+  const networks = config.families.map(({ network }) => network)
+  const cache = await readLeaseCache(flags)
   try {
-    await checkOverlaps({ config, endpoints: readEtcdOptions(flags).endpoints })
+    await checkOverlaps({
+      config,
+      previous: cache?.held.subnet,
+      stateDir: join(placesOf(flags).stateDir, networkDirectory(networks)),
+      endpoints: readEtcdOptions(flags).endpoints,
+    })
   } catch (error) {
     if (!(error instanceof BackendError)) throw error
     process.stderr.write(`warning: on this host, ${error.message}\n`)

@@ -19,8 +19,7 @@ export type StatusFlags = Flags<typeof PLACE_FLAGS> & { readonly 'etcd-prefix': 
  * CommandFailure when it cannot be asked or does not answer.
  */
 export async function askDaemon(flags: StatusFlags): Promise<DaemonStatus | undefined> {
-  const prefix = cleanPrefix(flags['etcd-prefix'])
-  const { statusSocket } = placesOf({ ...flags, 'etcd-prefix': prefix })
+  const { statusSocket } = placesOf(flags)
   const text = await getStatus(statusSocket)
   if (text === undefined) return undefined
   const parsed = statusSchema.safeParse(parse(text))
@@ -53,7 +52,7 @@ export async function tellDaemon(
   action: 'apply-config' | 'release-lease',
 ): Promise<void> {
   const prefix = cleanPrefix(flags['etcd-prefix'])
-  const { statusSocket } = placesOf({ ...flags, 'etcd-prefix': prefix })
+  const { statusSocket } = placesOf(flags)
   const answer = await call(statusSocket, 'POST', `/${action}`)
   if (answer === undefined) {
     throw new CommandFailure(`no flanneld for --etcd-prefix ${prefix} runs on this host`)

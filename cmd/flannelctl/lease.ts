@@ -18,7 +18,6 @@ import {
 import type { Registry } from '../../lib/subnet/registry.js'
 import {
   type Subnet,
-  cleanPrefix,
   configKey,
   formatSubnet,
   formatSubnetKey,
@@ -137,10 +136,7 @@ async function release(flags: LeaseFlags): Promise<number> {
     say('the daemon gives the subnet back and stops')
     return EXIT.ok
   }
-  const { hostIdFile, leaseCacheFile } = placesOf({
-    ...flags,
-    'etcd-prefix': cleanPrefix(flags['etcd-prefix']),
-  })
+  const { hostIdFile, leaseCacheFile } = placesOf(flags)
   const hostId = await readStoredHostId(hostIdFile)
   if (hostId === undefined)
     throw new CommandFailure(
@@ -326,10 +322,7 @@ async function unreserve(flags: LeaseFlags, text: string): Promise<number> {
 }
 
 async function history(flags: LeaseFlags): Promise<number> {
-  const places = placesOf({
-    ...flags,
-    'etcd-prefix': cleanPrefix(flags['etcd-prefix']),
-  })
+  const places = placesOf(flags)
   const events = await readJournal(places.journalFile)
   if (flags.json) printJson({ events })
   else if (events.length === 0) say('nothing is written down yet')

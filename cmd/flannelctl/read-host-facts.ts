@@ -1,16 +1,13 @@
 import { get as getHttp } from 'node:http'
 import { get as getHttps } from 'node:https'
 import { join } from 'node:path'
-import { pino } from 'pino'
 import { type HostNetwork, readHostNetwork } from '../../lib/backend/underlay.js'
 import type { EtcdFacts, HostFacts } from '../../lib/diagnosis/host-facts.js'
 import { findAddressRival } from '../../lib/linux/arp-probe.js'
 import { readKinds, saveTable } from '../../lib/linux/iptables.js'
 import { routesTo } from '../../lib/linux/iproute.js'
-import { bootTimeMs } from '../../lib/linux/libc.js'
 import { mayAdministerNetwork } from '../../lib/linux/privileges.js'
 import { readSysctl } from '../../lib/linux/sysctl.js'
-import { systemClock } from '../../lib/subnet/clock.js'
 import { SubnetError } from '../../lib/subnet/errors.js'
 import type { LeaseCache } from '../../lib/subnet/lease-cache.js'
 import {
@@ -24,21 +21,16 @@ import {
   parseAddress,
   parsePrefix,
 } from '../../lib/subnet/prefix.js'
-import {
-  cleanPrefix,
-  configKey,
-  parseSubnetText,
-  prefixesOf,
-} from '../../lib/subnet/subnet-key.js'
+import { configKey, parseSubnetText, prefixesOf } from '../../lib/subnet/subnet-key.js'
 import { parseHolder } from '../../lib/subnet/subnet-record.js'
 import { readEtcdOptions } from '../flanneld/etcd-options.js'
 import type { ETCD_FLAGS } from '../flanneld/flag-table.js'
-import { LeaseCacheFile } from '../flanneld/lease-cache-file.js'
 import type { Flags } from '../flanneld/parse-flags.js'
-import { type Places, networkDirectory, placesOf } from '../flanneld/places.js'
+import { networkDirectory, placesOf } from '../flanneld/places.js'
 import { findHostOverlaps, readOwnDevices } from '../flanneld/this-host.js'
 import { type DaemonStatus, type StatusFlags, askDaemon } from './daemon-status.js'
 import { withRegistry } from './etcd.js'
+import { readLeaseCache } from './own-lease.js'
 
 type FactFlags = StatusFlags & Flags<typeof ETCD_FLAGS>
 
@@ -54,12 +46,12 @@ export async function readHostFacts(flags: FactFlags): Promise<HostFacts> {
   const [host, etcd, cache] = await Promise.all([
     readHostNetwork(),
     askEtcd(flags),
-    readCache(flags),
+    readLeaseCache(flags),
   ])
   const config = readConfig(etcd.config ?? cache?.config)
   const networks = daemon?.networks?.map(parsePrefix) ?? networksOf(config)
   const subnet = subnetOf(daemon, cache)
-  const stateDir = config && join(placesFor(flags).stateDir, networkDirectory(networks))
+  const stateDir = config && join(placesOf(flags).stateDir, networkDirectory(networks))
   const publicIp = daemon?.lease?.record.PublicIP ?? publicIpOf(cache)
   return {
     isRoot,
@@ -114,17 +106,6 @@ function subnetOf(
 function publicIpOf(cache: LeaseCache | undefined): string | undefined {
   const { publicIp } = cache === undefined ? {} : parseHolder(cache.holder)
   return publicIp && formatAddress(publicIp)
-}
-
-function placesFor(flags: StatusFlags): Places {
-  return placesOf({ ...flags, 'etcd-prefix': cleanPrefix(flags['etcd-prefix']) })
-}
-
-async function readCache(flags: StatusFlags): Promise<LeaseCache | undefined> {
-  const places = placesFor(flags)
-  const clock = systemClock(bootTimeMs)
-  const silent = pino({ level: 'silent' })
-  return await new LeaseCacheFile(places.leaseCacheFile, clock, silent).read()
 }
 
 async function askEtcd(

@@ -3,7 +3,6 @@ import { hostname } from 'node:os'
 import { runChecks } from '../../lib/diagnosis/check.js'
 import { HOST_CHECKS } from '../../lib/diagnosis/host-checks.js'
 import { run } from '../../lib/linux/run.js'
-import { cleanPrefix } from '../../lib/subnet/subnet-key.js'
 import { placesOf } from '../flanneld/places.js'
 import { VERSION } from '../flanneld/version.js'
 import { COMMON_FLAGS, EXIT, defineCommand, printJson, refuseWords } from './command.js'
@@ -80,10 +79,7 @@ type ReportFlags = StatusFlags & Parameters<typeof readHostFacts>[0]
 
 /** What cannot be had says why: that is part of the report. */
 async function readSections(flags: ReportFlags): Promise<Section[]> {
-  const { journalFile } = placesOf({
-    ...flags,
-    'etcd-prefix': cleanPrefix(flags['etcd-prefix']),
-  })
+  const { journalFile } = placesOf(flags)
   return await Promise.all([
     section('versions', () => `flannelctl ${VERSION}, Node.js ${process.version}\n`),
     section('flannelctl doctor --verbose', async () =>

@@ -126,7 +126,7 @@ async function open(
   checkPort('peer-port', flags['peer-port'])
   await checkPrivileges()
   const prefix = cleanPrefix(flags['etcd-prefix'])
-  const places = placesOf({ ...flags, 'etcd-prefix': prefix })
+  const places = placesOf(flags)
   checkSocketName(places.statusSocket)
   await makePlaces(places.stateDir, places.runDir)
   takeLocks(places, { ...flags, 'etcd-prefix': prefix }, cleanup)

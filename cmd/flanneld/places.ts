@@ -2,6 +2,7 @@ import { join, resolve } from 'node:path'
 import { type FileLock, tryLockFile } from '../../lib/linux/file-lock.js'
 import { MAX_SOCKET_PATH } from '../../lib/linux/unix-socket.js'
 import { type Prefix, formatPrefix } from '../../lib/subnet/prefix.js'
+import { cleanPrefix } from '../../lib/subnet/subnet-key.js'
 import { makeDirectory } from './files.js'
 import { StartError } from './start-error.js'
 
@@ -28,7 +29,7 @@ export function placesOf(flags: {
   'run-dir': string
   'etcd-prefix': string
 }): Places {
-  const scope = scopeName(flags['etcd-prefix'])
+  const scope = scopeName(cleanPrefix(flags['etcd-prefix']))
   const stateDir = join(flags['state-dir'], scope)
   const runDir = join(flags['run-dir'], scope)
   return {
