@@ -2,11 +2,13 @@
  * flannelctl as an operator uses it on a host of a running network: two hosts
  * with daemons and a real etcd. In this order on one network.
  */
+import { spawn } from 'node:child_process'
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
 import { LabNode } from '../../cmd/flannelctl/lab/host.js'
-import { underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
+import { inside } from '../../cmd/flannelctl/lab/namespaces.js'
+import { ETCD_ENDPOINT, underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
 import { flannelctl } from '../helpers/flannelctl.js'
 import { echoRequest, sendDatagram } from './forged-packets.js'
 import {
@@ -314,4 +316,27 @@ t.test('with etcd away the host is asked, and says so', async t => {
     return exitCode === 3 && stdout.includes('does not answer')
   })
   t.equal((await flannelctl(one, ['routes'])).exitCode, 0)
+})
+
+t.test('a terminal that hangs up ends a daemon in the foreground', async t => {
+  await lab.etcd.start()
+  await two.daemon.kill('SIGINT')
+  const flags = [`--etcd-endpoints=${ETCD_ENDPOINT}`, '--iface=eth0', '--probe-rate=0']
+  const daemon = [
+    process.execPath,
+    two.daemon.program,
+    ...flags,
+    ...two.daemon.placeFlags,
+  ]
+  const terminal = ['script', '--quiet', '--command', daemon.join(' '), '/dev/null']
+  const command = ['--pdeathsig', 'KILL', '--', ...inside(two.namespace, terminal)]
+  const child = spawn('setpriv', command, { stdio: 'ignore' })
+  const phase = async (): Promise<string> => {
+    const status = await two.daemon.status().catch(() => undefined)
+    return status?.phase ?? 'gone'
+  }
+  await happens('it is ready', async () => (await phase()) === 'ready')
+  child.kill('SIGKILL')
+  await happens('it ends', async () => (await phase()) === 'gone')
+  t.notMatch(await two.run(['ip', 'link']), 'flannel0', 'and forwarding with it')
 })
