@@ -6,6 +6,7 @@ import type { EtcdFacts, HostFacts } from '../../lib/diagnosis/host-facts.js'
 import { findAddressRival } from '../../lib/linux/arp-probe.js'
 import { readKinds, saveTable } from '../../lib/linux/iptables.js'
 import { routesTo } from '../../lib/linux/iproute.js'
+import { findMissingModule } from '../../lib/linux/modules.js'
 import { mayAdministerNetwork } from '../../lib/linux/privileges.js'
 import { readSysctl } from '../../lib/linux/sysctl.js'
 import { SubnetError } from '../../lib/subnet/errors.js'
@@ -65,6 +66,10 @@ export async function readHostFacts(flags: FactFlags): Promise<HostFacts> {
       ...(daemon?.backend === undefined ? [] : [daemon.backend.device]),
       ...(daemon?.remotes ?? []).flatMap(({ devices = [] }) => devices),
     ]),
+    missingModule:
+      config === undefined || daemon?.phase === 'ready'
+        ? undefined
+        : await findMissingModule(config.backend.type),
     // One that is ready has looked.
     overlaps:
       config === undefined || stateDir === undefined || daemon?.phase === 'ready'

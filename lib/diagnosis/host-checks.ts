@@ -56,7 +56,12 @@ export const HOST_CHECKS: readonly HostCheck[] = [
   },
   { name: 'etcd', after: ['underlay', 'duplicate-address'], find: findEtcdTrouble },
   { name: 'clock', after: ['etcd'], find: findSkew },
-  { name: 'daemon', after: ['underlay', 'overlap', 'etcd'], find: findStopped },
+  { name: 'modules', after: ['privileges'], find: findMissingModule },
+  {
+    name: 'daemon',
+    after: ['underlay', 'overlap', 'etcd', 'modules'],
+    find: findStopped,
+  },
   { name: 'lease', after: ['daemon', 'duplicate-address'], find: findLeaseTrouble },
   { name: 'interface', after: ['daemon'], find: findWrongInterface },
   { name: 'forwarding', after: ['privileges'], find: findForwardingOff },
@@ -160,6 +165,15 @@ function findSkew({ etcd: { aheadMs } }: HostFacts): Finding | undefined {
   return {
     what: `the clock of this host is ${seconds} s ${aheadMs > 0 ? 'behind' : 'ahead of'} that of etcd`,
     mend: 'timedatectl set-ntp true',
+  }
+}
+
+function findMissingModule({ daemon, missingModule }: HostFacts): Finding | undefined {
+  // One that is ready has its device, whatever the module is called.
+  if (missingModule === undefined || daemon?.phase === 'ready') return undefined
+  return {
+    what: `the kernel has no ${missingModule}, which the backend of this network needs`,
+    mend: 'install a kernel that has it, or set another Backend.Type (flannelctl config set)',
   }
 }
 

@@ -74,6 +74,8 @@ export interface HostFacts {
   readonly ownDevices: ReadonlySet<string>
   /** The address by which others have known this host last. */
   readonly publicIp: string | undefined
+  /** A module of the kernel that the backend needs and that cannot be had. */
+  readonly missingModule: string | undefined
   /** What speaks against the network on this host: see findOverlaps. */
   readonly overlaps: readonly string[]
   /** By their paths below /proc/sys, since the name of a device may have dots. */

@@ -19,6 +19,7 @@ const WELL: HostFacts = {
   host: { links: [], routes: [] },
   ownDevices: new Set(['flannel.1']),
   publicIp: undefined,
+  missingModule: undefined,
   overlaps: [],
   sysctls: new Map(),
   etcd: {
@@ -97,5 +98,12 @@ t.test('a check comes after what it depends on', t => {
       name,
     )
   }
+  t.end()
+})
+
+void t.test('a kernel without what the backend needs', t => {
+  const daemon = undefined
+  t.match(found({ daemon, missingModule: 'vxlan' }), [{ check: 'modules' }])
+  t.same(found({ missingModule: 'vxlan' }), [], 'a daemon that is ready has its device')
   t.end()
 })

@@ -28,6 +28,7 @@ const WELL: PathFacts = {
   host: { links: [], routes: [] },
   ownDevices: new Set(['flannel.1']),
   publicIp: undefined,
+  missingModule: undefined,
   overlaps: [],
   sysctls: new Map(),
   etcd: { endpoints: [], trouble: undefined, isAway: false, aheadMs: 0 },
