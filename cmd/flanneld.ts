@@ -61,9 +61,9 @@ function readFlags(args: readonly string[]): DaemonFlags {
     throw new UsageError(`unexpected argument ${JSON.stringify(word)}`)
   if (flags['iptables-resync'] <= 0)
     throw new UsageError('--iptables-resync must be at least 1')
-  const port = flags['healthz-port']
-  if (port < 0 || port > 65_535)
-    throw new UsageError(`--healthz-port is ${port}; it takes a port from 0 to 65535`)
+  for (const name of ['healthz-port', 'peer-port'] as const)
+    if (flags[name] < 0 || flags[name] > 65_535)
+      throw new UsageError(`--${name} is ${flags[name]}; it takes a port from 0 to 65535`)
   const queues = flags['udp-queues']
   if (queues < 1 || queues > MAX_QUEUES)
     throw new UsageError(

@@ -21,6 +21,7 @@ const PACKAGES = {
   ethtool: 'ethtool',
   faketime: 'faketime',
   'g++': 'g++',
+  groff: 'groff-base',
   ip: 'iproute2',
   iperf3: 'iperf3',
   iptables: 'iptables',
@@ -36,6 +37,7 @@ const PACKAGES = {
   tcpdump: 'tcpdump',
   wg: 'wireguard-tools',
   'wireguard-go': 'wireguard-go',
+  zsh: 'zsh',
 }
 
 /** What flanneld runs, and its embedded etcd. */
@@ -54,12 +56,14 @@ export const TEST_PROGRAMS = [
   'dockerd',
   'ethtool',
   'faketime',
+  'groff',
   'iperf3',
   'openssl',
   'ping',
   'tcpdump',
   'wg',
   'wireguard-go',
+  'zsh',
 ]
 
 /** A kernel that runs as a process, and what loads its modules. */

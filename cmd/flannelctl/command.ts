@@ -17,6 +17,10 @@ export class CommandFailure extends Error {
 }
 
 export interface Command {
+  /** Usage, explanation and examples: what `--help` shows above the flags. */
+  readonly help: string
+  /** Those that it shares with other commands included; none where it reads its own. */
+  readonly flags: FlagTable
   /** @returns the exit code. */
   run(args: readonly string[]): Promise<number>
 }
@@ -40,11 +44,14 @@ export function defineCommand<Table extends FlagTable>(command: {
   readonly flags: Table
   run(flags: Flags<Table>, words: readonly string[]): Promise<number>
 }): Command {
-  const { help, flags: table } = command
+  const { flags: table } = command
+  const help = command.help.trim()
   return {
+    help,
+    flags: table,
     run: async args => {
       if (args.some(arg => /^--?(h|help)$/.test(arg))) {
-        process.stdout.write(await formatHelp(help.trim(), table))
+        process.stdout.write(await formatHelp(help, table))
         return EXIT.ok
       }
       const { flags, words } = readCommandLine(table, args, process.env)

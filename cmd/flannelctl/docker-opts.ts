@@ -28,6 +28,9 @@ flannel's mk-docker-opts.sh does.
 `
 
 export const dockerOptsCommand: Command = {
+  help: USAGE.trim(),
+  // getopts, as flannel's script has it.
+  flags: {},
   run: async args => {
     const options = parseOptions(args)
     if (options === undefined) {

@@ -46,7 +46,7 @@ interface LabArguments {
   readonly network: string
 }
 
-export const labCommand: Command = { run: runLab }
+export const labCommand: Command = { help: HELP.trim(), flags: {}, run: runLab }
 
 /** Returns the exit code. */
 export async function runLab(args: readonly string[]): Promise<number> {

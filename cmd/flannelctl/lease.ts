@@ -36,7 +36,7 @@ import {
   releaseSubnet,
 } from '../../lib/subnet/subnet-writes.js'
 import { readStoredHostId } from '../flanneld/identity.js'
-import { readJournal } from '../flanneld/journal.js'
+import { formatEvent, readJournal } from '../flanneld/journal.js'
 import { type Flags, UsageError } from '../flanneld/parse-flags.js'
 import { placesOf } from '../flanneld/places.js'
 import {
@@ -326,10 +326,7 @@ async function history(flags: LeaseFlags): Promise<number> {
   const events = await readJournal(places.journalFile)
   if (flags.json) printJson({ events })
   else if (events.length === 0) say('nothing is written down yet')
-  for (const { at, event, ...fields } of flags.json ? [] : events) {
-    const rest = Object.entries(fields).map(([name, value]) => `${name}=${String(value)}`)
-    say([at, event, ...rest].join('  '))
-  }
+  else for (const event of events) say(formatEvent(event))
   return EXIT.ok
 }
 

@@ -1,3 +1,5 @@
+import { type JournalEvent, formatEvent, readJournal } from '../flanneld/journal.js'
+import { placesOf } from '../flanneld/places.js'
 import {
   CommandFailure,
   EXIT,
@@ -29,8 +31,9 @@ Exits with ${EXIT.failure} when no daemon runs, with ${EXIT.trouble} when one ru
         `no flanneld for --etcd-prefix ${flags['etcd-prefix']} runs on this host (looked in ${flags['run-dir']})`,
       )
     }
-    if (flags.json) printJson(status)
-    else process.stdout.write(formatStatus(status))
+    const events = (await readJournal(placesOf(flags).journalFile)).slice(-MOST_EVENTS)
+    if (flags.json) printJson({ ...status, events })
+    else process.stdout.write(formatStatus(status, events))
     return isWell(status) ? EXIT.ok : EXIT.trouble
   },
 })
@@ -38,12 +41,15 @@ Exits with ${EXIT.failure} when no daemon runs, with ${EXIT.trouble} when one ru
 /** Of what may be as long as the network is. */
 const MOST_IGNORED = 5
 
+/** The rest is for flannelctl lease history. */
+const MOST_EVENTS = 3
+
 function isWell({ phase, etcdReachable, troubles }: DaemonStatus): boolean {
   return phase === 'ready' && etcdReachable && Object.keys(troubles).length === 0
 }
 
-/** One screen: what runs, what is held, who is there, what is wrong. */
-function formatStatus(status: DaemonStatus): string {
+/** One screen: what runs, what is held, who is there, what is wrong, what happened last. */
+function formatStatus(status: DaemonStatus, events: readonly JournalEvent[]): string {
   const { pid, phase, waitingFor, networks, lease, backend, remotes } = status
   const lines: [string, string][] = [
     [
@@ -81,6 +87,9 @@ function formatStatus(status: DaemonStatus): string {
     const more = ignoredRecords.length - MOST_IGNORED
     lines.push(['ignored', `${more} more (flannelctl status --json has them)`])
   }
+  if (lines.some(([name]) => name === 'trouble' || name === 'note'))
+    lines.push(['help', 'flannelctl doctor names what is wrong and what mends it'])
+  for (const event of events) lines.push(['lately', formatEvent(event)])
   return lines.map(([name, text]) => `${name.padEnd(8)} ${text}\n`).join('')
 }
 

@@ -123,7 +123,6 @@ async function open(
     leaseTtlSeconds,
   )
   const etcd = readEtcdOptions(flags, log)
-  checkPort('peer-port', flags['peer-port'])
   await checkPrivileges()
   const prefix = cleanPrefix(flags['etcd-prefix'])
   const places = placesOf(flags)
@@ -192,12 +191,6 @@ function readRenewMargin(minutes: number, ttlSeconds: number): number {
   throw new StartError(
     `--subnet-lease-renew-margin is ${minutes}; it must be between 1 and 1439 minutes`,
   )
-}
-
-/** Throws UsageError. */
-function checkPort(flag: string, port: number): void {
-  if (port < 0 || port > 65_535)
-    throw new UsageError(`--${flag} is ${port}; it takes a port, or 0 for none`)
 }
 
 const SECONDS = { s: 1, m: 60, h: 3600 } as const

@@ -73,6 +73,12 @@ export async function readJournal(path: string): Promise<JournalEvent[]> {
   return text.split('\n').flatMap(line => parseEvent(line) ?? [])
 }
 
+/** One line for people. */
+export function formatEvent({ at, event, ...fields }: JournalEvent): string {
+  const rest = Object.entries(fields).map(([name, value]) => `${name}=${String(value)}`)
+  return [at, event, ...rest].join('  ')
+}
+
 function parseEvent(line: string): JournalEvent | undefined {
   try {
     const value: unknown = JSON.parse(line)

@@ -298,7 +298,7 @@ export function findForwardRefusalBetween(
   if (device === undefined || bridge === undefined || network === undefined)
     return undefined
   const isPassedOn = isAmong(facts.subnet, local) && !isAmong(facts.subnet, remote)
-  if (!isPassedOn || local.family !== 4 || isOwnAddress(facts, local)) return undefined
+  if (!isPassedOn || local.family !== 4) return undefined
   const ways = [
     { in: device, out: bridge.name, source: remote, destination: local },
     { in: bridge.name, out: device, source: local, destination: remote },

@@ -38,8 +38,11 @@ export const PATH_CHECKS: readonly Check<PathFacts>[] = [
   {
     name: 'forward-rules',
     after: ['forwarding', 'remote-lease'],
+    // A host's own packets are not forwarded.
     find: facts =>
-      findForwardRefusalBetween(facts, { local: facts.here, remote: facts.there }),
+      isOwnAddress(facts, facts.here)
+        ? undefined
+        : findForwardRefusalBetween(facts, { local: facts.here, remote: facts.there }),
   },
   {
     name: 'reach',
