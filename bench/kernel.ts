@@ -72,7 +72,7 @@ async function measure(type: string, directory: string): Promise<string[]> {
   const own24 = subnetFromPrefixes([parsePrefix('10.0.1.0/24')])
   const backend = await plan.start(own24)
   const cold = await timed(() => backend.apply(remotes))
-  const routes = await listRoutes(4, 76)
+  const routes = await listRoutes(4, { protocol: 76 })
   if (routes.length !== count) throw new Error(`${routes.length} routes`)
 
   const changes: number[] = []
@@ -93,7 +93,9 @@ async function measure(type: string, directory: string): Promise<string[]> {
     repairs.push(
       await timed(() =>
         waitFor('the repair', async () =>
-          (await listRoutes(4, 76)).some(each => each.destination === destination)
+          (await listRoutes(4, { protocol: 76 })).some(
+            each => each.destination === destination,
+          )
             ? true
             : undefined,
         ),
@@ -181,7 +183,8 @@ async function measureDaemon(type: string, directory: string): Promise<string[]>
     ])
     await waitFor(
       'every route',
-      async () => ((await listRoutes(4, 76)).length === count ? true : undefined),
+      async () =>
+        (await listRoutes(4, { protocol: 76 })).length === count ? true : undefined,
       120_000,
     )
     const cold = performance.now() - begin

@@ -14,8 +14,10 @@ process.exit(await main(process.argv.slice(2)))
 
 async function main([name, ...args]: readonly string[]): Promise<number> {
   // A reader such as head(1) that has seen enough is no failure of ours.
-  process.stdout.on('error', () => {
-    process.exit(EXIT.ok)
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(EXIT.ok)
+    process.stderr.write(`flannelctl: standard output: ${error.message}\n`)
+    process.exit(EXIT.failure)
   })
   if (name === undefined || /^--?(h|help)$/.test(name) || name === 'help') {
     process.stdout.write(helpText())

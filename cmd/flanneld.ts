@@ -61,9 +61,15 @@ function readFlags(args: readonly string[]): DaemonFlags {
     throw new UsageError(`unexpected argument ${JSON.stringify(word)}`)
   if (flags['iptables-resync'] <= 0)
     throw new UsageError('--iptables-resync must be at least 1')
-  for (const name of ['healthz-port', 'peer-port'] as const)
-    if (flags[name] < 0 || flags[name] > 65_535)
-      throw new UsageError(`--${name} is ${flags[name]}; it takes a port from 0 to 65535`)
+  for (const [name, most] of [
+    ['healthz-port', 65_535],
+    // Which a user without privileges cannot listen on in our place.
+    ['peer-port', 1023],
+  ] as const)
+    if (flags[name] < 0 || flags[name] > most)
+      throw new UsageError(
+        `--${name} is ${flags[name]}; it takes a port from 0 to ${most}`,
+      )
   const queues = flags['udp-queues']
   if (queues < 1 || queues > MAX_QUEUES)
     throw new UsageError(

@@ -1,13 +1,15 @@
+import { randomInt } from 'node:crypto'
 import { get } from 'node:http'
 import { z } from 'zod'
 import type { CheckResult } from '../../lib/diagnosis/check.js'
-import { baseAddress, firstHostAddress, formatAddress } from '../../lib/subnet/prefix.js'
-import { parseSubnetText } from '../../lib/subnet/subnet-key.js'
 
 /** The other host looks and pings itself, for some seconds. */
 const TIMEOUT_MS = 20_000
 
 const MAX_ANSWER = 64 << 10
+
+/** Privileged, and beyond those of known services; the upper one is not among them. */
+const LOCAL_PORTS = [768, 1024] as const
 
 /** What another host may make us print: no control characters, no endless lines. */
 const text = z.string().transform(each => each.replace(/\p{C}/gu, '').slice(0, 1000))
@@ -26,8 +28,8 @@ const answerSchema = z.object({
 })
 
 export interface PeerQuestion {
-  /** Of the other host. */
-  readonly subnet: string
+  /** Of the other host, in the overlay. */
+  readonly host: string
   readonly port: number
   /** The end that the other host has. */
   readonly from: string
@@ -39,32 +41,26 @@ export type PeerAnswer =
   /** Why there is none. */
   | { readonly failure: string }
 
-/** Asks another host, on its address in the overlay, for its half of the way between two addresses. */
+/**
+ * Asks another host, on its address in the overlay, for its half of the way between
+ * two addresses. From a privileged port, as it wants it, and of one: no user of that
+ * host can answer in its place.
+ */
 export async function askPeer(question: PeerQuestion): Promise<PeerAnswer> {
-  const failures: string[] = []
-  // Where the device of the overlay has no address, the bridge of the containers has one.
-  for (const range of parseSubnetText(question.subnet))
-    for (const address of [baseAddress(range), firstHostAddress(range)]) {
-      const answer = await ask(formatAddress(address), question)
-      if ('checks' in answer) return answer
-      failures.push(answer.failure)
-      // A host that answers at all says what counts.
-      if (answer.isSaid) return answer
-    }
-  return { failure: failures[0] ?? 'it has no subnet' }
-}
-
-async function ask(
-  host: string,
-  { port, from, to }: PeerQuestion,
-): Promise<PeerAnswer & { isSaid?: boolean }> {
+  const { host, port, from, to } = question
   return await new Promise(resolve => {
-    const fail = (why: string, isSaid = false): void => {
-      resolve({ failure: `${host} port ${port}: ${why}`, isSaid })
+    const fail = (why: string): void => {
+      resolve({ failure: `${host} port ${port}: ${why}` })
     }
-    const options = { host, port, path: `/why?from=${from}&to=${to}`, agent: false }
-    const signal = AbortSignal.timeout(TIMEOUT_MS)
-    const sent = get({ ...options, signal }, response => {
+    const options = {
+      host,
+      port,
+      path: `/why?from=${from}&to=${to}`,
+      agent: false,
+      localPort: randomInt(...LOCAL_PORTS),
+      signal: AbortSignal.timeout(TIMEOUT_MS),
+    }
+    const sent = get(options, response => {
       let body = ''
       response.setEncoding('utf8').on('data', (chunk: string) => {
         body += chunk
@@ -75,17 +71,22 @@ async function ask(
         fail(error.message)
       })
       response.on('end', () => {
-        const said = text.parse(body)
-        if (response.statusCode !== 200) fail(said, true)
+        if (response.statusCode !== 200) fail(text.parse(body))
         else resolve(readAnswer(body) ?? { failure: `${host} answers what is no answer` })
       })
     })
     sent.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code === 'ECONNREFUSED')
-        fail('nobody listens: flanneld there does not run, or without this --peer-port')
-      else fail(error.name === 'TimeoutError' ? 'no answer' : error.message)
+      const isLate = error.name === 'AbortError' || error.name === 'TimeoutError'
+      fail(isLate ? 'no answer' : (REASONS[error.code ?? ''] ?? error.message))
     })
   })
+}
+
+/** In the operator's words. */
+const REASONS: Readonly<Record<string, string>> = {
+  ECONNREFUSED:
+    'nobody listens: flanneld there does not run, or without this --peer-port',
+  ECONNRESET: 'it does not hear this host: it does not know it as one of the overlay',
 }
 
 function readAnswer(body: string): PeerAnswer | undefined {

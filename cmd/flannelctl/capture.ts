@@ -1,12 +1,17 @@
-import { type WriteStream, createWriteStream } from 'node:fs'
 import { once } from 'node:events'
-import { finished } from 'node:stream/promises'
+import { type FileHandle, open } from 'node:fs/promises'
 import { type PacketMatch, matchesPacket } from '../../lib/diagnosis/packet-match.js'
 import { pcapngEnd, pcapngPacket, pcapngStart } from '../../lib/diagnosis/pcapng.js'
 import { PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP } from '../../lib/encap/ip.js'
 import { listLinks } from '../../lib/linux/iproute.js'
 import { PacketTap } from '../../lib/linux/packet-tap.js'
-import { type Prefix, parseAddress, parsePrefix } from '../../lib/subnet/prefix.js'
+import {
+  type Family,
+  type Prefix,
+  parseAddress,
+  parsePrefix,
+} from '../../lib/subnet/prefix.js'
+import { parseSubnetText } from '../../lib/subnet/subnet-key.js'
 import { UsageError } from '../flanneld/parse-flags.js'
 import { VERSION } from '../flanneld/version.js'
 import {
@@ -129,7 +134,7 @@ many were missed.
       ports: readNumber('port', port, 0, 65_535) === 0 ? undefined : new Set([port]),
     }
     const status = await askDaemon(flags)
-    const source = chooseSource(status, flags.underlay)
+    const source = chooseSource(status, flags.underlay, match.range?.family)
     const matches = (bytes: Uint8Array): boolean =>
       source.carriers.some(carrier => matchesPacket(bytes, carrier)) &&
       matchesPacket(bytes, match)
@@ -176,13 +181,25 @@ interface Source {
   readonly carriers: readonly PacketMatch[]
 }
 
-function chooseSource(status: DaemonStatus | undefined, isUnderlay: boolean): Source {
-  const { backend, underlay } = status ?? {}
+function chooseSource(
+  status: DaemonStatus | undefined,
+  isUnderlay: boolean,
+  family: Family = 4,
+): Source {
+  const { backend, underlay, networks = [], remotes = [] } = status ?? {}
   if (backend === undefined || underlay === undefined)
     throw new CommandFailure(
       'flanneld has no device on this host; flannelctl status says why',
     )
-  if (!isUnderlay) return { device: backend.device, carriers: [{}] }
+  if (!isUnderlay) {
+    // Some backends have a device for each family.
+    const device =
+      remotes.flatMap(each => familyDevice(each, family))[0] ?? backend.device
+    // What else leaves by the interface of plain routes is nobody's business.
+    const ranges = networks.map(parsePrefix)
+    const isShared = device === underlay.device
+    return { device, carriers: isShared ? ranges.map(range => ({ range })) : [{}] }
+  }
   if (underlay.carrier === '')
     throw new CommandFailure(
       `with ${backend.type} packets are not carried in others: leave --underlay out`,
@@ -194,6 +211,14 @@ function chooseSource(status: DaemonStatus | undefined, isUnderlay: boolean): So
       { protocols: new Set([PROTOCOL_IPIP]) },
     ],
   }
+}
+
+type Remote = NonNullable<DaemonStatus['remotes']>[number]
+
+function familyDevice({ subnet, devices = [] }: Remote, family: Family): string[] {
+  const at = parseSubnetText(subnet).findIndex(range => range.family === family)
+  const device = devices[at]
+  return device === undefined ? [] : [device]
 }
 
 interface Capture {
@@ -211,12 +236,12 @@ async function capture(
 ): Promise<{ packets: number; missed: number }> {
   const link = (await listLinks()).find(({ name }) => name === device)
   if (link === undefined) throw new CommandFailure(`the device ${device} is gone`)
-  const file = await openOutput(output)
   const tap = PacketTap.open(link.index, snapshotLength)
   let packets = 0
   try {
+    const file = await Output.open(output)
     const application = `flannelctl ${VERSION}`
-    await write(file, pcapngStart({ application, device, snapshotLength }))
+    await file.write(pcapngStart({ application, device, snapshotLength }))
     const end = performance.now() + seconds * 1000
     while (!signal.aborted && packets < count && performance.now() < end) {
       tap.wait(WAIT_MS)
@@ -225,35 +250,40 @@ async function capture(
         if (packet === undefined) break
         if (!matches(packet.bytes)) continue
         packets += 1
-        await write(file, pcapngPacket(packet))
+        await file.write(pcapngPacket(packet))
       }
       // What blocks hears no signal.
       await new Promise(resolve => setImmediate(resolve))
     }
     const { missed } = tap
     const now = BigInt(Date.now()) * 1_000_000n
-    await write(file, pcapngEnd(missed, now))
+    await file.write(pcapngEnd(missed, now))
+    await file.close()
     return { packets, missed }
   } finally {
     tap.close()
-    if (file !== process.stdout) {
-      file.end()
-      await finished(file)
-    }
   }
 }
 
-/** Never over what is there, and never through a link. */
-async function openOutput(path: string): Promise<WriteStream | typeof process.stdout> {
-  if (path === '-') return process.stdout
-  const file = createWriteStream(path, { flags: 'wx', mode: MODE })
-  await once(file, 'open')
-  return file
-}
+/** Where the packets go; each write has happened, or has failed, when it resolves. */
+class Output {
+  readonly #file: FileHandle | undefined
 
-async function write(
-  file: WriteStream | typeof process.stdout,
-  bytes: Buffer,
-): Promise<void> {
-  if (!file.write(bytes)) await once(file, 'drain')
+  private constructor(file: FileHandle | undefined) {
+    this.#file = file
+  }
+
+  /** Never over what is there, and never through a link. */
+  static async open(path: string): Promise<Output> {
+    return new Output(path === '-' ? undefined : await open(path, 'wx', MODE))
+  }
+
+  async write(bytes: Buffer): Promise<void> {
+    if (this.#file !== undefined) await this.#file.write(bytes)
+    else if (!process.stdout.write(bytes)) await once(process.stdout, 'drain')
+  }
+
+  async close(): Promise<void> {
+    await this.#file?.close()
+  }
 }

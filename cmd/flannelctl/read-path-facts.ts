@@ -1,24 +1,23 @@
 import { pino } from 'pino'
 import type { HostFacts, RemoteFacts } from '../../lib/diagnosis/host-facts.js'
 import { isAmong, isOwnAddress } from '../../lib/diagnosis/host-checks.js'
-import { publicAddressOf } from '../../lib/diagnosis/path-checks.js'
 import type { PathFacts } from '../../lib/diagnosis/path-facts.js'
+import { type ArpProbe, findAddressRival } from '../../lib/linux/arp-probe.js'
 import { IcmpSocket } from '../../lib/linux/icmp-socket.js'
 import {
   type NextHopDevice,
-  findNeighbour,
   listFdb,
   listNeighbours,
   routesTo,
 } from '../../lib/linux/iproute.js'
 import { readKinds, saveTable } from '../../lib/linux/iptables.js'
 import { bootTimeMs } from '../../lib/linux/libc.js'
-import { IcmpEcho } from '../../lib/probe/icmp-echo.js'
 import { Prober } from '../../lib/probe/prober.js'
 import { systemClock } from '../../lib/subnet/clock.js'
 import {
   type Address,
   type Prefix,
+  addressBytes,
   baseAddress,
   containsAddress,
   firstHostAddress,
@@ -50,52 +49,76 @@ export async function readPathFacts(
   facts: HostFacts,
   ends: readonly [Address, Address],
 ): Promise<PathFacts | undefined> {
-  const { subnet, networks } = facts
+  const { subnet, networks, daemon } = facts
   if (subnet.length === 0) return undefined
-  const [a, b] = ends.map(end => overlayAddress(facts, end))
-  if (a === undefined || b === undefined) return undefined
+  const [a, b] = [overlayEnd(facts, ends[0]), overlayEnd(facts, ends[1])]
+  const isKnown = [a, b].every(({ address }) => isAmong(networks, address))
+  // Without its remotes nobody knows whose address that is.
+  if (daemon?.remotes === undefined && !isKnown) return undefined
+  checkEnds(facts, a.address, b.address)
+  const [here, there] = isAmong(subnet, a.address) ? [a, b] : [b, a]
+  const remote = daemon?.remotes?.find(({ subnet: text }) =>
+    isAmong(parseSubnetText(text), there.address),
+  )
+  const [way] = await routesTo([formatAddress(there.address)])
+  const locals = [here, there].filter(
+    ({ address, isHost }) => !isHost && isAmong(subnet, address),
+  )
+  return {
+    ...facts,
+    here: here.address,
+    there: there.address,
+    remote,
+    way,
+    silent: await findSilent(
+      facts,
+      locals.map(({ address }) => address),
+    ),
+    vxlan: await readVxlan(facts, way),
+    measured: remote && (await measure(facts, remote, there.address)),
+    natTables: await readNat(facts),
+  }
+}
+
+/** Throws CommandFailure. */
+function checkEnds({ subnet, networks }: HostFacts, a: Address, b: Address): void {
+  const [first, second] = [formatAddress(a), formatAddress(b)]
   if (a.family !== b.family)
     throw new CommandFailure(
-      `${formatAddress(a)} and ${formatAddress(b)} are of two families: no packet has both`,
+      `${first} and ${second} are of two families: no packet has both`,
     )
   if (!isAmong(subnet, a) && !isAmong(subnet, b))
     throw new CommandFailure(
-      `neither ${formatAddress(a)} nor ${formatAddress(b)} is on this host (${subnet.map(formatPrefix).join(' and ')}); ask on a host that has one of them: flannelctl leases`,
+      `neither ${first} nor ${second} is on this host (${subnet.map(formatPrefix).join(' and ')}); ask on a host that has one of them: flannelctl leases`,
     )
   for (const end of [a, b])
     if (!isAmong(networks, end))
       throw new CommandFailure(
         `${formatAddress(end)} is no address of the network ${networks.map(formatPrefix).join(' and ')}, nor of a host that has a part of it`,
       )
-  const [here, there] = isAmong(subnet, a) ? [a, b] : [b, a]
-  const remote = facts.daemon?.remotes?.find(({ subnet: text }) =>
-    isAmong(parseSubnetText(text), there),
-  )
-  const [way] = await routesTo([formatAddress(there)])
-  const locals = [here, ...(isAmong(subnet, there) ? [there] : [])]
-  return {
-    ...facts,
-    here,
-    there,
-    remote,
-    way,
-    silent: await findSilent(facts, locals),
-    vxlan: await readVxlan(facts, way),
-    measured: remote && (await measure(facts, remote, there)),
-    natTables: await readNat(facts),
-  }
+}
+
+interface End {
+  readonly address: Address
+  /** It was given as an address of a host. */
+  readonly isHost: boolean
 }
 
 /** Of a host: its address in the overlay. */
-function overlayAddress(facts: HostFacts, end: Address): Address {
+function overlayEnd(facts: HostFacts, end: Address): End {
   const { daemon, subnet, networks, publicIp } = facts
-  if (isAmong(networks, end)) return end
+  if (isAmong(networks, end)) return { address: end, isHost: false }
   const isOwn =
     isOwnAddress(facts, end) || (publicIp !== undefined && isSame(publicIp, end))
-  const remote = daemon?.remotes?.find(each => isSame(publicAddressOf(each), end))
-  const ranges = isOwn ? subnet : remote && parseSubnetText(remote.subnet)
-  const range = ranges?.find(({ family }) => family === end.family)
-  return range === undefined ? end : hostAddress(facts, range)
+  const remote = daemon?.remotes?.find(
+    ({ record: { PublicIP, PublicIPv6 } }) =>
+      isSame(PublicIP, end) || (PublicIPv6 && isSame(PublicIPv6, end)),
+  )
+  const ranges = isOwn ? subnet : ((remote && parseSubnetText(remote.subnet)) ?? [])
+  // A host with one family in the overlay may be known by an address of the other.
+  const range = ranges.find(({ family }) => family === end.family) ?? ranges[0]
+  const address = range && overlayAddressOf(range, daemon?.underlay)
+  return { address: address ?? end, isHost: true }
 }
 
 function isSame(text: string, address: Address): boolean {
@@ -103,8 +126,11 @@ function isSame(text: string, address: Address): boolean {
 }
 
 /** At which a host answers: on the device of the overlay, or on the bridge of its containers. */
-function hostAddress({ daemon }: HostFacts, range: Prefix): Address {
-  return daemon?.underlay?.isAnsweredAtBase === false
+export function overlayAddressOf(
+  range: Prefix,
+  underlay: { readonly isAnsweredAtBase: boolean } | undefined,
+): Address {
+  return underlay?.isAnsweredAtBase === false
     ? firstHostAddress(range)
     : baseAddress(range)
 }
@@ -114,21 +140,25 @@ async function findSilent(
   facts: HostFacts,
   locals: readonly Address[],
 ): Promise<Address[]> {
+  const { links } = facts.host
+  const ownMacs = new Set(links.flatMap(({ mac }) => mac ?? []))
   const asked = locals.filter(each => each.family === 4 && !isOwnAddress(facts, each))
-  if (asked.length === 0) return []
-  const echo = await IcmpEcho.open().catch(() => undefined)
-  if (echo === undefined) return []
+  const ways = await routesTo(asked.map(formatAddress))
+  return asked.filter((address, at) => {
+    const link = links.find(({ name }) => name === ways[at]?.device)
+    if (link?.mac === undefined) return false
+    const { index: ifindex, mac } = link
+    const owner = tryProbe({ ifindex, mac, ownMacs, address: addressBytes(address) })
+    return owner === undefined
+  })
+}
+
+/** Undefined when nobody has the address; '' when nobody knows, as without CAP_NET_RAW. */
+function tryProbe(probe: ArpProbe): string | undefined {
   try {
-    const answers = await Promise.all(
-      asked.map(async address => {
-        const text = formatAddress(address)
-        const time = await echo.ping(text, PROBE_TIMEOUT_MS)
-        return time !== undefined || (await findNeighbour(text)) !== undefined
-      }),
-    )
-    return asked.filter((_, at) => answers[at] === false)
-  } finally {
-    echo.close()
+    return findAddressRival(probe)
+  } catch {
+    return ''
   }
 }
 
@@ -155,6 +185,17 @@ async function readNat({ isRoot }: HostFacts): Promise<PathFacts['natTables']> {
   return new Map(await Promise.all(tables))
 }
 
+/** As the daemon chooses it: IPv4, unless this host has none on the underlay. */
+function publicEnd(
+  { record: { PublicIP, PublicIPv6 } }: RemoteFacts,
+  { addresses }: { readonly addresses: readonly string[] },
+): Address {
+  const has4 = addresses.some(each => parseAddress(each).family === 4)
+  const four = PublicIP === '0.0.0.0' ? undefined : PublicIP
+  const six = PublicIPv6 ?? undefined
+  return parseAddress((has4 ? (four ?? six) : (six ?? four)) ?? PublicIP)
+}
+
 /** Pings the remote on the underlay and through the overlay, and looks how long a packet may be. */
 async function measure(
   { daemon }: HostFacts,
@@ -179,7 +220,7 @@ async function measure(
   prober.aimAt([
     {
       id: remote.subnet,
-      underlay: parseAddress(publicAddressOf(remote)),
+      underlay: publicEnd(remote, underlay),
       overlay: isAnsweredAtBase ? baseAddress(range) : undefined,
       carrier,
       hasMtuOption,

@@ -1,7 +1,12 @@
 import { z } from 'zod'
 import { type NftTable, listSet } from '../../lib/linux/nft.js'
 import { OwnedTable } from '../../lib/linux/nft-owned-table.js'
-import { FAMILIES, type Family, formatPrefix } from '../../lib/subnet/prefix.js'
+import {
+  FAMILIES,
+  type Family,
+  containsPrefix,
+  formatPrefix,
+} from '../../lib/subnet/prefix.js'
 import { parseSubnetText } from '../../lib/subnet/subnet-key.js'
 
 /** Packets and bytes of their IP headers and what follows, since counting began. */
@@ -54,7 +59,9 @@ export class RemoteTraffic {
     return new RemoteTraffic(table, owned, subnets)
   }
 
+  /** Throws Error when nothing counts any more. */
   async read(): Promise<ReadonlyMap<string, Traffic>> {
+    this.#owned.check()
     const [sent, received] = [new Map<string, Count>(), new Map<string, Count>()]
     for (const family of FAMILIES) {
       await this.#readSet(`out${family}`, sent)
@@ -110,7 +117,17 @@ function linesToCount({ family, name }: NftTable, subnets: readonly string[]): s
   const chain = (hook: string, priority: string): string =>
     `add chain ${table} ${hook} { type filter hook ${hook} priority ${priority}; }`
   const lines = [chain('postrouting', '300'), chain('prerouting', '-300')]
-  const ranges = subnets.flatMap(parseSubnetText)
+  const all = subnets.flatMap(parseSubnetText)
+  // A set takes no range twice, nor one inside another.
+  const ranges = all.filter(
+    (range, at) =>
+      !all.some(
+        (other, index) =>
+          index !== at &&
+          containsPrefix(other, range) &&
+          (other.length < range.length || index < at),
+      ),
+  )
   for (const each of FAMILIES) {
     const own = ranges.filter(range => range.family === each).map(formatPrefix)
     lines.push(...setLines(table, each, 'out', own), ...setLines(table, each, 'in', own))

@@ -59,7 +59,12 @@ With --json, or where it is not a terminal, every reading is printed below the l
         stop.abort()
       })
     const print = flags.json ? printJsonLine : printText
-    await follow(flags, { seconds: interval, count }, print, stop.signal)
+    try {
+      await follow(flags, { seconds: interval, count }, print, stop.signal)
+    } catch (error) {
+      // Ctrl-C is told to nft as well, which then answers nothing.
+      if (!stop.signal.aborted) throw toFailure(error)
+    }
     return EXIT.ok
   },
 })
@@ -114,11 +119,7 @@ async function readNames(flags: StatusFlags): Promise<ReadonlyMap<string, string
 }
 
 async function open(names: ReadonlyMap<string, string>): Promise<RemoteTraffic> {
-  try {
-    return await RemoteTraffic.open([...names.keys()])
-  } catch (error) {
-    throw new CommandFailure(`cannot count packets: ${(error as Error).message}`)
-  }
+  return await RemoteTraffic.open([...names.keys()])
 }
 
 function sameKeys(
@@ -126,6 +127,12 @@ function sameKeys(
   b: ReadonlyMap<string, unknown>,
 ): boolean {
   return a.size === b.size && [...a.keys()].every(key => b.has(key))
+}
+
+function toFailure(error: unknown): Error {
+  return error instanceof CommandFailure
+    ? error
+    : new CommandFailure(`cannot count packets: ${(error as Error).message}`)
 }
 
 /** The busiest first. */

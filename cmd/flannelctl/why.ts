@@ -3,7 +3,13 @@ import { HOST_CHECKS } from '../../lib/diagnosis/host-checks.js'
 import type { HostFacts } from '../../lib/diagnosis/host-facts.js'
 import { PATH_CHECKS, publicAddressOf } from '../../lib/diagnosis/path-checks.js'
 import type { PathFacts } from '../../lib/diagnosis/path-facts.js'
-import { type Address, formatAddress, parseAddress } from '../../lib/subnet/prefix.js'
+import {
+  type Address,
+  containsAddress,
+  formatAddress,
+  parseAddress,
+} from '../../lib/subnet/prefix.js'
+import { parseSubnetText } from '../../lib/subnet/subnet-key.js'
 import { UsageError } from '../flanneld/parse-flags.js'
 import { askPeer } from './ask-peer.js'
 import {
@@ -15,7 +21,7 @@ import {
 } from './command.js'
 import { formatChecks } from './doctor.js'
 import { readHostFacts } from './read-host-facts.js'
-import { readPathFacts } from './read-path-facts.js'
+import { overlayAddressOf, readPathFacts } from './read-path-facts.js'
 
 export const whyCommand = defineCommand({
   help: `
@@ -67,6 +73,10 @@ Exits with ${EXIT.trouble} when something is wrong.`,
       process.stdout.write(formatChecks(checks, flags.verbose))
       if (other?.said !== undefined)
         process.stderr.write(`the other host was not asked for its half: ${other.said}\n`)
+      if (facts?.measured !== undefined && 'failure' in facts.measured)
+        process.stderr.write(
+          `whether the other host answers was not measured: ${facts.measured.failure}\n`,
+        )
     }
     return hasTrouble(checks) ? EXIT.trouble : EXIT.ok
   },
@@ -105,12 +115,14 @@ interface OtherHalf {
 }
 
 async function askOther({ daemon, remote, here, there }: PathFacts): Promise<OtherHalf> {
-  const port = daemon?.underlay?.peerPort ?? 0
-  if (remote === undefined || port === 0)
+  const underlay = daemon?.underlay
+  const range =
+    remote && parseSubnetText(remote.subnet).find(each => containsAddress(each, there))
+  if (remote === undefined || range === undefined || !underlay?.peerPort)
     return { checks: [], said: 'flanneld runs without --peer-port on this host' }
   const answer = await askPeer({
-    subnet: remote.subnet,
-    port,
+    host: formatAddress(overlayAddressOf(range, underlay)),
+    port: underlay.peerPort,
     from: formatAddress(there),
     to: formatAddress(here),
   })

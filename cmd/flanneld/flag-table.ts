@@ -219,7 +219,7 @@ export const FLANNELD_FLAGS = {
     type: 'integer',
     default: '0',
     describe:
-      "TCP port on this host's address in the overlay where other hosts ask for their flannelctl why; 0 for none",
+      "TCP port below 1024 on this host's address in the overlay where other hosts ask for their flannelctl why; 0 for none",
   },
   'probe-rate': {
     type: 'integer',

@@ -6,7 +6,7 @@ import { ETCD_FLAGS, PLACE_FLAGS, environmentName } from './flag-table.js'
 const PROGRAM = fileURLToPath(new URL('../flannelctl.js', import.meta.url))
 
 /** Longer than it measures. */
-const TIMEOUT_MS = 15_000
+const TIMEOUT_MS = 18_000
 const MAX_OUTPUT = 256 << 10
 
 /** flannelctl's, when it found something. */

@@ -146,10 +146,14 @@ export class NetworkHost implements Host {
       port: flags['peer-port'],
       ranges: prefixesOf(subnet),
       peers: () =>
-        sync.remotes.map(({ subnet: theirs, holder: { publicIp, publicIpv6 } }) => ({
-          ranges: prefixesOf(theirs),
-          addresses: [publicIp, publicIpv6].filter(each => each !== undefined),
-        })),
+        sync.remotes.map(({ subnet: theirs, holder }) => {
+          const { publicIp, publicIpv6, sourceIps = [] } = holder
+          const known = [publicIp, publicIpv6, ...sourceIps]
+          return {
+            ranges: prefixesOf(theirs),
+            addresses: known.filter(each => each !== undefined),
+          }
+        }),
       look: (from, to) => lookAtPath(this.#context, from, to),
       clock,
       log,

@@ -1,4 +1,5 @@
 import { type IncomingMessage, type ServerResponse, createServer } from 'node:http'
+import type { Socket } from 'node:net'
 import type { Logger } from 'pino'
 import type { Clock } from '../../lib/subnet/clock.js'
 import { untilAborted } from '../../lib/subnet/loops.js'
@@ -16,6 +17,10 @@ import { closable, listen } from './status-server.js'
 
 const MOST_CONNECTIONS = 16
 const REQUEST_TIMEOUT_MS = 5000
+const CHECK_MS = 1000
+
+/** Only root of another host may send from such a port, and only root of this host listen on one. */
+export const MOST_PRIVILEGED_PORT = 1023
 
 /** A look costs this host some packets and processes: no more than one in so long. */
 const PAUSE_MS = 1000
@@ -44,8 +49,8 @@ export interface PeerServerOptions {
 
 /**
  * Answers `GET /why?from=A&to=B` on this host's address in the overlay: what this
- * host, which has A, finds on the way to B, which the asker has. Only hosts are
- * answered, and no containers, by the address that their packets come from.
+ * host, which has A, finds on the way to B, which the asker has. Only hosts of the
+ * overlay are heard, by address and port that their packets come from.
  */
 export async function servePeers(
   options: PeerServerOptions,
@@ -56,14 +61,28 @@ export async function servePeers(
     return
   }
   const answer = answerer(options)
-  const server = createServer((request, response) => {
-    void answer(request).then(({ code, text }) => {
-      reply(response, code, text)
-    })
+  const limits = {
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    headersTimeout: REQUEST_TIMEOUT_MS,
+    connectionsCheckingInterval: CHECK_MS,
+  }
+  const askers = new WeakMap<Socket, Peer>()
+  const server = createServer(limits, (request, response) => {
+    const peer = askers.get(request.socket)
+    if (peer === undefined) request.socket.destroy()
+    else
+      void answer(request, peer).then(({ code, text }) => {
+        reply(response, code, text)
+      })
   })
   server.maxConnections = MOST_CONNECTIONS
-  server.requestTimeout = REQUEST_TIMEOUT_MS
-  server.headersTimeout = REQUEST_TIMEOUT_MS
+  server.maxRequestsPerSocket = 1
+  // Strangers take no place of those that may ask.
+  server.on('connection', socket => {
+    const peer = findPeer(options.peers(), socket)
+    if (peer === undefined) socket.destroy()
+    else askers.set(socket, peer)
+  })
   const hosts = options.ranges.flatMap(hostAddresses).map(formatAddress)
   const { port, clock, log } = options
   let said = ''
@@ -76,11 +95,14 @@ export async function servePeers(
     } catch (error) {
       const { code, message } = error as NodeJS.ErrnoException
       // Which of the two addresses a host has depends on the backend.
-      if (code !== 'EADDRNOTAVAIL' && message !== said) {
-        said = message
-        log.warn({ reason: message }, 'cannot answer other hosts; trying again')
+      const isLast = turn % hosts.length === hosts.length - 1
+      const reason =
+        code === 'EADDRNOTAVAIL' ? 'no address of the subnet is here' : message
+      if (reason !== said && (isLast || code !== 'EADDRNOTAVAIL')) {
+        said = reason
+        log.warn({ reason }, 'cannot answer other hosts; trying again')
       }
-      if (turn % hosts.length === hosts.length - 1) await clock.sleep(RETRY_MS, signal)
+      if (isLast) await clock.sleep(RETRY_MS, signal)
     }
   }
   await untilAborted(signal)
@@ -104,14 +126,11 @@ interface Answer {
 
 function answerer(
   options: PeerServerOptions,
-): (request: IncomingMessage) => Promise<Answer> {
-  const { ranges, peers, look, clock } = options
+): (request: IncomingMessage, peer: Peer) => Promise<Answer> {
+  const { ranges, look, clock, log } = options
   let isBusy = false
   let freeAt = -Infinity
-  return async ({ method, url = '', socket }) => {
-    const peer = findPeer(peers(), socket.remoteAddress)
-    if (peer === undefined)
-      return { code: 403, text: 'only hosts of the overlay may ask' }
+  return async ({ method, url = '' }, peer) => {
     const [path, query] = url.split('?', 2)
     if (path !== '/why') return { code: 404, text: 'nothing here' }
     if (method !== 'GET') return { code: 405, text: 'GET alone' }
@@ -128,7 +147,8 @@ function answerer(
     try {
       return { code: 200, text: await look(formatAddress(from), formatAddress(to)) }
     } catch (error) {
-      return { code: 500, text: (error as Error).message }
+      log.warn({ reason: (error as Error).message }, 'cannot look for another host')
+      return { code: 500, text: 'it cannot look; its log says why' }
     } finally {
       isBusy = false
       freeAt = clock.now() + PAUSE_MS
@@ -136,15 +156,17 @@ function answerer(
   }
 }
 
-function findPeer(peers: readonly Peer[], source: string | undefined): Peer | undefined {
-  const address = readAddress(source)
-  return (
-    address &&
-    peers.find(({ ranges, addresses }) =>
-      [...ranges.flatMap(hostAddresses), ...addresses].some(each =>
-        sameAddress(each, address),
-      ),
-    )
+/** Who asks; undefined for whom is not to be heard. */
+function findPeer(
+  peers: readonly Peer[],
+  { remoteAddress, remotePort = 0 }: Socket,
+): Peer | undefined {
+  const address = readAddress(remoteAddress)
+  if (address === undefined || remotePort > MOST_PRIVILEGED_PORT) return undefined
+  return peers.find(({ ranges, addresses }) =>
+    [...ranges.flatMap(hostAddresses), ...addresses].some(each =>
+      sameAddress(each, address),
+    ),
   )
 }
 

@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { rmSync } from 'node:fs'
 import { type Server, createServer } from 'node:http'
 import type { Logger } from 'pino'
@@ -99,12 +100,16 @@ export async function listen(
   server: Server,
   where: { path: string } | { host: string; port: number },
 ): Promise<void> {
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject)
-    server.listen(where, () => {
-      resolve()
-    })
-  })
+  // One that fails may be tried again: no listener may stay behind.
+  const heard = new AbortController()
+  const { signal } = heard
+  try {
+    const listening = once(server, 'listening', { signal })
+    server.listen(where)
+    await listening
+  } finally {
+    heard.abort()
+  }
 }
 
 export function closable(server: Server): ClosableServer {

@@ -290,9 +290,14 @@ function findForwardRefusal(facts: HostFacts): Finding | undefined {
 /** Whether packets between a container of this host and a remote are let through, both ways. */
 export function findForwardRefusalBetween(
   facts: HostFacts,
-  { local, remote }: { readonly local: Address; readonly remote: Address },
+  ends: {
+    readonly local: Address
+    readonly remote: Address
+    /** By which packets to the remote leave; the backend's unless given. */
+    readonly device?: string | undefined
+  },
 ): Finding | undefined {
-  const device = facts.daemon?.backend?.device
+  const { local, remote, device = facts.daemon?.backend?.device } = ends
   const bridge = findBridge(facts)
   const network = facts.networks.find(({ family }) => family === 4)
   if (device === undefined || bridge === undefined || network === undefined)
@@ -338,10 +343,10 @@ export function describeRefusal({ chain, rule }: Refusal): string {
 }
 
 /** The bridge of this host's containers: what has an address of our subnet, and is not our device. */
-export function findBridge({ host, subnet, daemon }: HostFacts): Link | undefined {
+export function findBridge({ host, subnet, ownDevices }: HostFacts): Link | undefined {
   return host.links.find(
     ({ name, addresses }) =>
-      name !== daemon?.backend?.device &&
+      !ownDevices.has(name) &&
       addresses.some(({ local }) => isAmong(subnet, parseAddress(local))),
   )
 }

@@ -3,6 +3,7 @@ import {
   containsAddress,
   parseAddress,
   parsePrefix,
+  sameAddress,
 } from '../subnet/prefix.js'
 
 /**
@@ -152,7 +153,7 @@ function isIn(text: string, address: Address): boolean | undefined {
   try {
     return text.includes('/')
       ? containsAddress(parsePrefix(text), address)
-      : parseAddress(text).value === address.value
+      : sameAddress(parseAddress(text), address)
   } catch {
     return undefined
   }

@@ -25,12 +25,14 @@ const NOT_OF_A_PACKET: ReadonlySet<string> = new Set([
   'clock',
   'overlap',
   'docker',
+  'lease',
   'forward-rules',
 ])
 
 /** What keeps packets between two addresses from flowing, as far as this host can see. */
 export const PATH_CHECKS: readonly Check<PathFacts>[] = [
   ...HOST_CHECKS.filter(({ name }) => !NOT_OF_A_PACKET.has(name)),
+  { name: 'lease', after: ['daemon', 'duplicate-address'], find: findLostLease },
   { name: 'container', after: ['daemon', 'lease', 'bridge'], find: findSilent },
   { name: 'remote-lease', after: ['daemon', 'lease'], find: findUnleased },
   { name: 'route', after: ['remote-lease', 'leftovers', 'underlay'], find: findOtherWay },
@@ -42,7 +44,11 @@ export const PATH_CHECKS: readonly Check<PathFacts>[] = [
     find: facts =>
       isOwnAddress(facts, facts.here)
         ? undefined
-        : findForwardRefusalBetween(facts, { local: facts.here, remote: facts.there }),
+        : findForwardRefusalBetween(facts, {
+            local: facts.here,
+            remote: facts.there,
+            device: facts.way?.device,
+          }),
   },
   {
     name: 'reach',
@@ -60,6 +66,12 @@ export const PATH_CHECKS: readonly Check<PathFacts>[] = [
   { name: 'path-mtu', after: ['reach'], find: findShortPath },
   { name: 'masquerade', after: ['route', 'forward-rules'], find: findOtherSource },
 ]
+
+/** One that cannot be renewed at the moment carries packets all the same. */
+function findLostLease({ daemon }: PathFacts): Finding | undefined {
+  const what = daemon?.troubles['lease']
+  return what === undefined ? undefined : { what }
+}
 
 function findSilent({ silent: [first] }: PathFacts): Finding | undefined {
   return first === undefined
@@ -97,7 +109,7 @@ function findUnleased(facts: PathFacts): Finding | undefined {
 function findOtherWay(facts: PathFacts): Finding | undefined {
   const { remote, there, way, host } = facts
   const device = remote && deviceFor(remote, there)
-  if (device === undefined || way?.device === device) return undefined
+  if (device === undefined || isThatWay(facts, device)) return undefined
   const text = formatAddress(there)
   const what =
     way === undefined
@@ -116,6 +128,14 @@ function findOtherWay(facts: PathFacts): Finding | undefined {
     what,
     mend: `ip route delete ${type}${route.destination}${hop === undefined ? '' : ` dev ${hop}`}`,
   }
+}
+
+function isThatWay({ remote, way, daemon }: PathFacts, device: string): boolean {
+  if (way?.device !== device) return false
+  // The default route may leave by the same interface as plain routes to remotes.
+  if (device !== daemon?.underlay?.device || remote === undefined) return true
+  const { PublicIP, PublicIPv6 } = remote.record
+  return way.gateway === PublicIP || way.gateway === PublicIPv6
 }
 
 function lengthOf(destination: string): number {
@@ -168,8 +188,7 @@ function vtepMac({ record: { BackendData } }: RemoteFacts): string | undefined {
 
 function findUnreached({ measured, remote }: PathFacts): Finding | undefined {
   if (measured === undefined || remote === undefined) return undefined
-  if ('failure' in measured)
-    return { what: `whether the host answers is not known: ${measured.failure}` }
+  if ('failure' in measured) return undefined
   const { state, trouble, heard } = measured
   const host = publicAddressOf(remote)
   if (state === 'up') return undefined
@@ -196,6 +215,8 @@ function findShortPath({ measured, daemon }: PathFacts): Finding | undefined {
 function findOtherSource(facts: PathFacts): Finding | undefined {
   const { here, there, way, natTables, daemon } = facts
   const bridge = findBridge(facts)
+  // The tables are those of IPv4.
+  if (here.family !== 4) return undefined
   if (way === undefined || bridge === undefined || isHere(facts)) return undefined
   if (isOwnAddress(facts, here)) return undefined
   const packet = {
@@ -205,12 +226,12 @@ function findOtherSource(facts: PathFacts): Finding | undefined {
     destination: there,
     protocol: 'icmp',
   } as const
-  for (const saved of natTables.values()) {
+  for (const [program, saved] of natTables) {
     const refusal = findMasquerade(saved, packet)
     if (refusal?.rule === undefined) continue
     return {
       what: `packets to ${formatAddress(there)} are given the address of ${daemon?.backend?.device ?? way.device} for their source (${describeRefusal(refusal)}); is docker.env given to Docker?`,
-      mend: `iptables -t nat ${refusal.rule.replace(/^-A/, '-D')}`,
+      mend: `${program} -t nat ${refusal.rule.replace(/^-A/, '-D')}`,
     }
   }
   return undefined

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { CommandError, run } from './run.js'
+import { CommandError, type RunOptions, run } from './run.js'
 
 /**
  * What the kernel's links, addresses and routes are, and how to change them,
@@ -218,10 +218,18 @@ function readIpip(
     : undefined
 }
 
-/** The routes of the main table. @param protocol of those alone. */
-export async function listRoutes(family: IpFamily, protocol?: number): Promise<Route[]> {
+/**
+ * The routes of the main table. @param protocol of those alone. @param maxOutput bytes
+ * of JSON that are read; more is a CommandError.
+ */
+export async function listRoutes(
+  family: IpFamily,
+  { protocol, maxOutput }: { protocol?: number; maxOutput?: number } = {},
+): Promise<Route[]> {
   const only = protocol === undefined ? [] : ['proto', String(protocol)]
-  return parseRoutes(await ipJson([`-${family}`, 'route', 'show', ...only]), family)
+  const args = [`-${family}`, 'route', 'show', ...only]
+  const text = await ipJson(args, maxOutput === undefined ? {} : { maxOutput })
+  return parseRoutes(text, family)
 }
 
 /** Permanent neighbours on a device. None when there is no such device. */
@@ -234,13 +242,6 @@ export async function listNeighbours(
   return parseJson(text, z.array(neighbourSchema)).flatMap(({ dst, lladdr }) =>
     lladdr === undefined ? [] : [{ address: dst, mac: lladdr }],
   )
-}
-
-/** The MAC address that the kernel has learnt of an IPv4 neighbour; undefined when nobody answers. */
-export async function findNeighbour(address: string): Promise<string | undefined> {
-  const text = await ipJson(['-4', 'neigh', 'show', 'to', address])
-  const [entry] = parseJson(text, z.array(neighbourSchema))
-  return entry?.state.includes('FAILED') === true ? undefined : entry?.lladdr
 }
 
 /** Permanent entries of a VXLAN device. None when there is no such device. */
@@ -406,9 +407,12 @@ function missing(): Error {
   return new Error('the program ip is not installed; install the package iproute2')
 }
 
-async function ipJson(args: readonly string[]): Promise<string> {
+async function ipJson(
+  args: readonly string[],
+  options: RunOptions = {},
+): Promise<string> {
   try {
-    return await run('ip', ['-json', ...args])
+    return await run('ip', ['-json', ...args], options)
   } catch (error) {
     throw explain(error)
   }

@@ -57,11 +57,18 @@ export class OwnedTable {
   async #until(table: NftTable): Promise<void> {
     for (let waited = 0; waited < DEADLINE_MS; waited += POLL_MS) {
       const tables = await listTables()
+      this.check()
       if (tables.some(({ name }) => name === table.name)) return
-      if (this.#complaint !== '') throw new Error(`nft: ${this.#complaint.trim()}`)
       await new Promise(resolve => setTimeout(resolve, POLL_MS))
     }
     throw new Error('nft(8) does not make the table')
+  }
+
+  /** Throws Error when the table is not as it was asked for, or gone. */
+  check(): void {
+    const { exitCode, signalCode } = this.#child
+    if (this.#complaint !== '') throw new Error(`nft: ${this.#complaint.trim()}`)
+    if (exitCode !== null || signalCode !== null) throw new Error('nft has ended')
   }
 
   async close(): Promise<void> {

@@ -53,6 +53,12 @@ async function mend(command: string): Promise<void> {
   else await host.run(['sh', '-c', command])
 }
 
+/** Takes a link from the underlay. Who has learnt an address by it would keep it for half a minute. */
+async function unplug(link: string): Promise<void> {
+  await ipInside(underlay, [`link delete ${link}`, 'neigh flush all'])
+  for (const each of lab.hosts) await ipInside(each.namespace, ['neigh flush all'])
+}
+
 /** Breaks the host, and says what doctor is to find. */
 interface Case {
   readonly check: string
@@ -159,11 +165,7 @@ await breaks('another machine has the same address', {
         'address add 192.168.77.11/32 dev twin1',
       ]),
     ),
-  // Who has learnt the other's address would keep it for half a minute.
-  mend: async () => {
-    await ipInside(underlay, ['link delete twin0', 'neigh flush all'])
-    for (const each of lab.hosts) await ipInside(each.namespace, ['neigh flush all'])
-  },
+  mend: () => unplug('twin0'),
 })
 
 await breaks('etcd is down', {
@@ -202,7 +204,7 @@ await breaks('rp_filter is strict, and a host is reached by another interface', 
     )()
     await sh('echo 1 > /proc/sys/net/ipv4/conf/eth0/rp_filter')()
   },
-  tidyUp: () => ipInside(underlay, ['link delete side', 'neigh flush all']),
+  tidyUp: () => unplug('side'),
 })
 
 await breaks('the wrong interface is used', {

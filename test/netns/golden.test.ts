@@ -42,7 +42,7 @@ const WITHOUT_JSON: ReadonlySet<string> = new Set([
 const lab = await openTestLab(t, {
   name: 't-golden',
   hosts: 2,
-  flags: ['--probe-rate=50', '--peer-port=7654'],
+  flags: ['--probe-rate=50', '--peer-port=765'],
 })
 // In the order in which they are listed.
 const subnets = await Promise.all(lab.hosts.map(({ daemon }) => subnetOf(daemon)))

@@ -1,5 +1,7 @@
 import { hostname } from 'node:os'
-import { listRoutes } from '../../../lib/linux/iproute.js'
+import { ROUTE_PROTOCOL } from '../../../lib/backend/route-protocol.js'
+import { type Route, listRoutes } from '../../../lib/linux/iproute.js'
+import type { Family } from '../../../lib/subnet/prefix.js'
 import { readJournal } from '../journal.js'
 import type { StatusReport } from '../status-server.js'
 import { statusSchema } from '../status-schema.js'
@@ -10,6 +12,9 @@ import { TrafficHistory, readDeviceCounters } from './traffic-history.js'
 /** However many look, the host is asked no more often. */
 const FRESH_MS = 1000
 
+/** Some thousand routes as ip(8) writes them in JSON. */
+const MOST_ROUTE_BYTES = 512 << 10
+
 /** The page of this host, made when somebody looks. */
 export class StatusPage {
   readonly #report: StatusReport
@@ -17,6 +22,7 @@ export class StatusPage {
   readonly #history = new TrafficHistory()
   #latest: Promise<string> | undefined
   #madeAt = -Infinity
+  #isMaking = false
 
   constructor(report: StatusReport, journalFile: string) {
     this.#report = report
@@ -25,10 +31,13 @@ export class StatusPage {
 
   /** Throws ZodError when the status is not what it is thought to be, and CommandError. */
   async html(): Promise<string> {
-    const now = performance.now()
-    if (this.#latest === undefined || now - this.#madeAt >= FRESH_MS) {
-      this.#madeAt = now
-      this.#latest = this.#make()
+    const isOld = performance.now() - this.#madeAt >= FRESH_MS
+    if (this.#latest === undefined || (isOld && !this.#isMaking)) {
+      this.#isMaking = true
+      this.#latest = this.#make().finally(() => {
+        this.#isMaking = false
+        this.#madeAt = performance.now()
+      })
     }
     return await this.#latest
   }
@@ -37,9 +46,9 @@ export class StatusPage {
     const [report, events, routes4, routes6] = await Promise.all([
       this.#report(),
       readJournal(this.#journalFile),
-      listRoutes(4),
+      readRoutes(4),
       // A kernel without IPv6 has none.
-      listRoutes(6).catch(() => []),
+      readRoutes(6).catch(() => []),
     ])
     const status = statusSchema.parse(report)
     const device = status.backend?.device
@@ -54,5 +63,14 @@ export class StatusPage {
       routes: [...routes4, ...routes6],
       now: new Date(),
     })
+  }
+}
+
+/** Of a router with the routes of the whole Internet only those that are ours. */
+async function readRoutes(family: Family): Promise<Route[]> {
+  try {
+    return await listRoutes(family, { maxOutput: MOST_ROUTE_BYTES })
+  } catch {
+    return await listRoutes(family, { protocol: ROUTE_PROTOCOL })
   }
 }

@@ -29,7 +29,7 @@ export async function findObjects(
 ): Promise<KernelObject[]> {
   const parts = await Promise.all([
     ...networks.map(async network => {
-      const routes = await listRoutes(network.family, ROUTE_PROTOCOL)
+      const routes = await listRoutes(network.family, { protocol: ROUTE_PROTOCOL })
       return routes.flatMap((route): KernelObject[] => {
         const { destination, type, metric, nextHops, flags } = route
         const prefix = parsePrefix(destination)
@@ -71,7 +71,7 @@ export async function findNetworkRoutes(
   device: string,
 ): Promise<KernelObject[]> {
   const found = networks.map(async network => {
-    const routes = await listRoutes(network.family, ROUTE_PROTOCOL)
+    const routes = await listRoutes(network.family, { protocol: ROUTE_PROTOCOL })
     const destination = formatPrefix(network)
     const isThere = routes.some(
       route =>
