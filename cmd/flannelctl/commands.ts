@@ -61,6 +61,10 @@ export const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'show, check or store the network configuration',
     load: async () => (await import('./config.js')).configCommand,
   },
+  import: {
+    summary: 'make of a CoreOS cloud-config what flanneld reads today',
+    load: async () => (await import('./import.js')).importCommand,
+  },
   network: {
     summary: 'how many subnets are used, and how long the rest will last',
     load: async () => (await import('./network.js')).networkCommand,

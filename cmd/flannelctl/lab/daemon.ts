@@ -31,6 +31,8 @@ export class LabDaemon {
   readonly logFile: string
   /** What is run at the next start. */
   program = PROGRAM
+  /** What it is started through, such as setpriv(1) with its options. */
+  through: readonly string[] = []
   readonly #options: LabDaemonOptions
   readonly #flags: StatusFlags
   #process: LabProcess | undefined
@@ -69,6 +71,7 @@ export class LabDaemon {
     // Those that are given are tried in order: ours would be the first.
     const isInterfaceGiven = more.some(flag => flag.startsWith('--iface='))
     const command = withMounts(mountsOfHost(directory), [
+      ...this.through,
       process.execPath,
       this.program,
       ...(isInterfaceGiven ? [] : ['--iface=eth0']),
