@@ -8,7 +8,7 @@ const mayNotImport = (...folders) => ({
     {
       patterns: folders.map(folder => ({
         regex: `/${folder}/`,
-        message: `imports run cmd → { lib/backend, lib/probe } → { lib/subnet, lib/encap, lib/linux }`,
+        message: `imports run cmd → { lib/backend, lib/probe, lib/names } → { lib/subnet, lib/encap, lib/linux }`,
       })),
     },
   ],
@@ -77,5 +77,9 @@ export default tseslint.config(
     rules: mayNotImport('subnet', 'encap', 'backend', 'probe', 'cmd'),
   },
   { files: ['lib/backend/**/*.ts'], rules: mayNotImport('probe', 'cmd') },
+  {
+    files: ['lib/names/**/*.ts'],
+    rules: mayNotImport('linux', 'encap', 'backend', 'probe', 'cmd'),
+  },
   { files: ['lib/probe/**/*.ts'], rules: mayNotImport('backend', 'cmd') },
 )

@@ -4,6 +4,7 @@ import type { Logger } from 'pino'
 import { BackendError } from '../lib/backend/errors.js'
 import { bootTimeMs } from '../lib/linux/libc.js'
 import { systemClock } from '../lib/subnet/clock.js'
+import { isName } from '../lib/names/skydns.js'
 import { SubnetError } from '../lib/subnet/errors.js'
 import { formatHelp, readCommandLine } from './flanneld/command-line.js'
 import { type DaemonFlags, type StopHow, runDaemon } from './flanneld/daemon.js'
@@ -86,6 +87,11 @@ function readFlags(args: readonly string[]): DaemonFlags {
     )
   if (flags['status-listen'] !== '')
     readListenAddress('status-listen', flags['status-listen'])
+  const zone = flags['names-zone']
+  if (zone !== '' && !isName(zone))
+    throw new UsageError(
+      `--names-zone is ${JSON.stringify(zone)}; it takes a name of the DNS in small letters, as containers.local`,
+    )
   readPublicIps(flags)
   return flags
 }

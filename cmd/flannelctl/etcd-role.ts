@@ -18,12 +18,24 @@ read the user's password from the file that the daemon reads it from.
 
   flannelctl etcd-role --etcd-password-file=/etc/flannel/etcd-password
   flannelctl etcd-role flannel-blue --etcd-prefix=/blue/network | sh`,
-  flags: COMMON_FLAGS,
+  flags: {
+    ...COMMON_FLAGS,
+    'names-prefix': {
+      type: 'string',
+      default: '',
+      describe:
+        'where daemons with --names-zone publish names, as that flag of theirs; they may not unless given',
+      environment: false,
+    },
+  },
   run: async (flags, [role = 'flannel', ...rest]) => {
     if (rest.length > 0 || !NAME.test(role))
       throw new UsageError('etcd-role takes one name of letters, digits, dots, _ and -')
     const file = flags['etcd-password-file'] || DEFAULT_PASSWORD_FILE
-    const lines = roleLines(cleanPrefix(flags['etcd-prefix']), role, file)
+    const lines = roleLines(cleanPrefix(flags['etcd-prefix']), role, {
+      passwordFile: file,
+      namesPrefix: flags['names-prefix'],
+    })
     if (flags.json) printJson({ lines })
     else process.stdout.write(lines.map(line => `${line}\n`).join(''))
     return await Promise.resolve(EXIT.ok)
@@ -35,15 +47,22 @@ read the user's password from the file that the daemon reads it from.
  * prefix, and writes its lease, the claims of dual stack, the mark of who held a
  * subnet last, and its answer to an order.
  */
-function roleLines(prefix: string, role: string, passwordFile: string): string[] {
+function roleLines(
+  prefix: string,
+  role: string,
+  { passwordFile, namesPrefix }: { passwordFile: string; namesPrefix: string },
+): string[] {
+  const permit = (kind: string, key: string): string =>
+    `etcdctl role grant-permission ${role} --prefix=true ${kind} ${quote(key)}`
   const grant = (kind: string, folder: string): string =>
-    `etcdctl role grant-permission ${role} --prefix=true ${kind} ${quote(`${prefix}/${folder}`)}`
+    permit(kind, `${prefix}/${folder}`)
   return [
     `etcdctl role add ${role}`,
     grant('read', ''),
     ...['subnets/', 'claims/', 'last-holders/', 'orders/'].map(folder =>
       grant('readwrite', folder),
     ),
+    ...(namesPrefix === '' ? [] : [permit('readwrite', `${cleanPrefix(namesPrefix)}/`)]),
     `etcdctl user add ${role} --interactive=false < ${quote(passwordFile)}`,
     `etcdctl user grant-role ${role} ${role}`,
   ]

@@ -227,6 +227,23 @@ export const FLANNELD_FLAGS = {
     describe:
       'packets a second, for all remotes together, that measure the ways to them; 0 for none',
   },
+  'names-zone': {
+    type: 'string',
+    default: '',
+    describe:
+      'DNS zone, such as containers.local, below which names of this host and its containers are published in etcd for CoreDNS; nowhere unless given',
+  },
+  'names-prefix': {
+    type: 'string',
+    default: '/skydns',
+    describe: 'key in etcd below which those names are',
+  },
+  'docker-socket': {
+    type: 'string',
+    default: '/var/run/docker.sock',
+    describe:
+      'socket of the Docker engine whose containers get names; whoever may use it is root on this host',
+  },
   'embedded-etcd': {
     type: 'boolean',
     default: 'false',

@@ -19,6 +19,7 @@ import type { LeaseCache } from '../../lib/subnet/lease-cache.js'
 import { lookAtPath } from './look-at-path.js'
 import { type PeerServerOptions, servePeers } from './peer-server.js'
 import type { PreparedNetwork } from './prepare-network.js'
+import { publishNames } from './publish-names.js'
 import { describeStates, openProber, targetsOf } from './probe-remotes.js'
 import { writeSubnetEnv } from './subnet-env-file.js'
 import { runSubnetHook } from './subnet-hook.js'
@@ -131,6 +132,12 @@ export class NetworkHost implements Host {
       each => backend.run(each),
       each => servePeers(this.#peerServer(serving), each),
       each => firewall.run(each),
+      each =>
+        publishNames(
+          this.#context,
+          { holder: serving.holder, ranges: prefixesOf(subnet) },
+          each,
+        ),
       keepLeaseCache({
         tenure: serving.tenure,
         clock: this.#context.clock,

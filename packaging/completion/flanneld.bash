@@ -13,7 +13,7 @@ _flanneld_words() {
 }
 
 _flanneld() {
-  _flanneld_words "--etcd-endpoints= --etcd-prefix= --etcd-keyfile= --etcd-certfile= --etcd-cafile= --etcd-username= --etcd-password= --etcd-password-file= --etcd-insecure-password --subnet-file= --state-dir= --run-dir= --iface= --iface-regex= --iface-timeout= --iface-can-reach= --public-ip= --public-ipv6= --subnet-lease-renew-margin= --subnet-lease-ttl= --release-on-exit --on-subnet-change= --ip-masq --ip-masq-fully-random-disable --iptables-forward-rules --iptables-resync= --ip-blackhole-route --healthz-ip= --healthz-port= --v= --log-level= --log-format= --node-id= --verify= --udp-queues= --status-listen= --peer-port= --probe-rate= --embedded-etcd --embedded-etcd-data-dir= --embedded-etcd-listen= --embedded-etcd-certfile= --embedded-etcd-keyfile= --embedded-etcd-insecure --init-network= --version --help"
+  _flanneld_words "--etcd-endpoints= --etcd-prefix= --etcd-keyfile= --etcd-certfile= --etcd-cafile= --etcd-username= --etcd-password= --etcd-password-file= --etcd-insecure-password --subnet-file= --state-dir= --run-dir= --iface= --iface-regex= --iface-timeout= --iface-can-reach= --public-ip= --public-ipv6= --subnet-lease-renew-margin= --subnet-lease-ttl= --release-on-exit --on-subnet-change= --ip-masq --ip-masq-fully-random-disable --iptables-forward-rules --iptables-resync= --ip-blackhole-route --healthz-ip= --healthz-port= --v= --log-level= --log-format= --node-id= --verify= --udp-queues= --status-listen= --peer-port= --probe-rate= --names-zone= --names-prefix= --docker-socket= --embedded-etcd --embedded-etcd-data-dir= --embedded-etcd-listen= --embedded-etcd-certfile= --embedded-etcd-keyfile= --embedded-etcd-insecure --init-network= --version --help"
 }
 
 _flannelctl() {
@@ -38,7 +38,7 @@ _flannelctl() {
     config) words="--json --subnet-file= --state-dir= --run-dir= --etcd-endpoints= --etcd-prefix= --etcd-keyfile= --etcd-certfile= --etcd-cafile= --etcd-username= --etcd-password= --etcd-password-file= --etcd-insecure-password --force" ;;
     import) words="--json --output= --private-ipv4= --public-ipv4= --private-ipv6= --public-ipv6=" ;;
     network) words="--json --subnet-file= --state-dir= --run-dir= --etcd-endpoints= --etcd-prefix= --etcd-keyfile= --etcd-certfile= --etcd-cafile= --etcd-username= --etcd-password= --etcd-password-file= --etcd-insecure-password" ;;
-    etcd-role) words="--json --subnet-file= --state-dir= --run-dir= --etcd-endpoints= --etcd-prefix= --etcd-keyfile= --etcd-certfile= --etcd-cafile= --etcd-username= --etcd-password= --etcd-password-file= --etcd-insecure-password" ;;
+    etcd-role) words="--json --subnet-file= --state-dir= --run-dir= --etcd-endpoints= --etcd-prefix= --etcd-keyfile= --etcd-certfile= --etcd-cafile= --etcd-username= --etcd-password= --etcd-password-file= --etcd-insecure-password --names-prefix=" ;;
     docker-opts) words="" ;;
     cleanup) words="--json --subnet-file= --state-dir= --run-dir= --etcd-endpoints= --etcd-prefix= --etcd-keyfile= --etcd-certfile= --etcd-cafile= --etcd-username= --etcd-password= --etcd-password-file= --etcd-insecure-password --dry-run --state" ;;
     lab) words="" ;;

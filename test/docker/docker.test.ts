@@ -20,6 +20,7 @@ import { DockerEngine } from './engine.js'
 const FLANNELCTL = fileURLToPath(new URL('../../cmd/flannelctl.js', import.meta.url))
 const IMAGE = 'busybox:test'
 const MEGABYTES = 32
+const ZONE = 'containers.test'
 
 /** What a docker.service with our drop-in would pass to dockerd. */
 async function dockerOptions(
@@ -55,7 +56,8 @@ t.test('containers of two Docker engines reach each other', async t => {
       // As a host boots: Docker turns it on, and then drops what it does not know.
       await host.run(['sh', '-c', 'echo 0 > /proc/sys/net/ipv4/ip_forward'])
       // flanneld masquerades what leaves the overlay, so Docker must not.
-      const daemon = host.openDaemon({ flags: ['--ip-masq'] })
+      const names = [`--names-zone=${ZONE}`, `--docker-socket=${join(place, 'sock')}`]
+      const daemon = host.openDaemon({ flags: ['--ip-masq', ...names] })
       await daemon.start()
       const options = await dockerOptions(host, daemon.subnetFile, place)
       t.match(options.join(' '), /--bip=10\.5\.\d+\.1\/24 --ip-masq=false --mtu=1472/)
@@ -76,6 +78,40 @@ t.test('containers of two Docker engines reach each other', async t => {
   )
   const [first, second] = engines as [DockerEngine, DockerEngine]
   const [address1 = '', address2 = ''] = addresses
+
+  await t.test('names of containers are in etcd as CoreDNS reads them', async t => {
+    const list = async (name: string): Promise<string[]> => {
+      const text = await lab.etcd.ctl(
+        'get',
+        '--prefix',
+        `/skydns/test/containers/${name}/`,
+      )
+      return text
+        .split('\n')
+        .filter(line => line.startsWith('{'))
+        .sort()
+    }
+    const values = [address1, address2].map(host => JSON.stringify({ host, ttl: 60 }))
+    await happens('both engines have told', async () => (await list('box')).length === 2)
+    t.same(await list('box'), values.sort(), 'a value for each host that has one')
+    t.equal((await list('hosts')).length, 2, 'and one for each host')
+    const reverse = address1.split('.').join('/')
+    t.match(
+      await lab.etcd.ctl('get', `/skydns/arpa/in-addr/${reverse}`),
+      `{"host":"box.${ZONE}.","ttl":60}`,
+    )
+
+    await first.docker('run', '-d', '--name', 'My_Web', IMAGE, '/bin/sleep', '1000')
+    await happens('one that starts', async () => (await list('my-web')).length === 1)
+    await first.docker('rename', 'My_Web', 'shop')
+    await happens('one that is renamed', async () => (await list('shop')).length === 1)
+    t.same(await list('my-web'), [])
+    await first.docker('rm', '--force', 'shop')
+    await happens('one that is gone', async () => (await list('shop')).length === 0)
+
+    const lease = await lab.etcd.ctl('lease', 'list')
+    t.ok(lease.trim().split('\n').length >= 5, 'names have leases of their own')
+  })
 
   await t.test('Docker forwards nothing by itself', async t => {
     const rules = await lab.host(1).run(['iptables', '-S', 'FORWARD'])
