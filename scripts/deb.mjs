@@ -2,6 +2,7 @@
 import {
   chmodSync,
   cpSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
@@ -26,7 +27,8 @@ const HOME = 'usr/lib/flanneld'
 
 /** Of packages of npm: what only developers and compilers read. */
 const NOT_SHIPPED =
-  /\.(d\.[cm]?ts|[cm]?ts|map|md|markdown|html|cc|h|gyp|o|mk|flow)$|\/\.[^/]+$|\/(tests?|docs?|examples?|obj\.target|\.deps)$|\/node_modules\/raw-socket\/build\/(?!Release)|\.package-lock\.json$/
+  /\.(d\.[cm]?ts|[cm]?ts|map|md|markdown|html|cc|h|gyp|o|mk|flow)$|\/\.[^/]+$|\/node_modules\/(@[^/]+\/)?[^/]+\/(tests?|docs?|examples?)$|\/raw-socket\/build\/(?!Release)|\/(obj\.target|\.deps)$/
+const LICENSE = /\/(licen[cs]e|copying|notice)[^/]*$/i
 
 await main(async () => {
   const { values } = parseArgs({
@@ -47,6 +49,10 @@ await main(async () => {
   const architecture = ARCHITECTURES[process.arch]
   if (architecture === undefined)
     throw new ScriptError(`there is no package for ${process.arch}`)
+  if (!existsSync(join(ROOT, 'node_modules/raw-socket/build/Release/raw.node')))
+    throw new ScriptError(
+      'raw-socket is not compiled, which measures the ways to remotes: install python3, make and g++, then npm run build',
+    )
   const stage = mkdtempSync(join(tmpdir(), 'flanneld-deb-'))
   try {
     chmodSync(stage, 0o755)
@@ -139,7 +145,9 @@ function copy(from, to) {
   cpSync(from, to, {
     recursive: true,
     // A package inside a package has an entry of its own.
-    filter: source => !NOT_SHIPPED.test(source) && basename(source) !== 'node_modules',
+    filter: source =>
+      (LICENSE.test(source) || !NOT_SHIPPED.test(source)) &&
+      basename(source) !== 'node_modules',
   })
   for (const path of files(to)) chmodSync(path, 0o644)
 }

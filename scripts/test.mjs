@@ -1,5 +1,5 @@
-// npm test: everything, in namespaces of its own. npm run test:unit (--unit): what needs
-// neither root nor etcd.
+// npm test: everything, in namespaces of its own; npm test WORD…: the files whose paths have
+// one of the words. npm run test:unit (--unit): what needs neither root nor etcd.
 import { readdirSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -29,7 +29,7 @@ import { TapReport } from './tap-report.mjs'
 const LIMIT_MS = 15 * 60_000
 
 /** Folders of tests that need root, or programs beyond Node.js. */
-const NEED_MORE = ['docker', 'etcd', 'netns', 'scripts']
+const NEED_MORE = ['docker', 'etcd', 'netns', 'packaging', 'scripts']
 
 /** That of tests for a kernel that not every machine has: npm run test:uml. */
 const OTHER_KERNEL = 'uml'
@@ -76,8 +76,13 @@ function testFiles(isWanted = () => true) {
     .filter(path => path.split('/')[0] !== OTHER_KERNEL)
     .filter(path => isWanted(path.split('/')[0]))
     .map(path => join('dist/test', path.replace(/ts$/, 'js')))
+  const words = process.argv.slice(2).filter(word => !word.startsWith('--'))
+  const isAsked = file => words.length === 0 || words.some(word => file.includes(word))
   const isLong = file => file.endsWith('/simulator.test.js')
-  return [...files.filter(isLong), ...files.filter(file => !isLong(file))]
+  const asked = files.filter(isAsked)
+  if (asked.length === 0)
+    throw new ScriptError(`no test has ${words.join(' or ')} in its path`)
+  return [...asked.filter(isLong), ...asked.filter(file => !isLong(file))]
 }
 
 /** Runs these tests and says how many assertions passed and failed. */

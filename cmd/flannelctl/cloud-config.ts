@@ -23,13 +23,16 @@ const KEYS = {
 } as const satisfies Record<string, keyof typeof FLANNELD_FLAGS>
 
 /** What stood for the addresses of the machine, which its cloud told at boot. */
-const ADDRESSES = ['private_ipv4', 'public_ipv4', 'private_ipv6', 'public_ipv6'] as const
+const SUBSTITUTED = /\$((?:private|public)_ipv[46])(?!\w)/g
 
-export type MachineAddresses = Partial<Record<(typeof ADDRESSES)[number], string>>
+export type MachineAddresses = Partial<
+  Record<'private_ipv4' | 'public_ipv4' | 'private_ipv6' | 'public_ipv6', string>
+>
 
 /** Everybody may read the variables; a password has a file of its own. */
 export const PASSWORD_FILE = '/etc/flannel/etcd-password'
-export const ENVIRONMENT_FILE = '/etc/default/flanneld'
+/** Which the unit reads before /etc/default/flanneld, which is the package's. */
+export const ENVIRONMENT_FILE = '/etc/flannel/options.env'
 
 const MODE = 0o644
 const SECRET_MODE = 0o600
@@ -37,6 +40,7 @@ const SECRET_MODE = 0o600
 /** The name of a file of systemd: no directory, and nothing that climbs out of one. */
 const UNIT_NAME =
   /^[\w@:.-]+\.(service|socket|target|timer|path|mount|network|netdev|link)$/
+const NETWORK_NAME = /\.(network|netdev|link)$/
 const DROP_IN_NAME = /^[\w@:.-]+\.conf$/
 
 const dropIn = z.looseObject({ name: z.string(), content: z.string() })
@@ -86,6 +90,8 @@ export function importCloudConfig(value: unknown, addresses: MachineAddresses): 
   const made = new Made(addresses)
   made.translateFlannel(flannel ?? {})
   for (const each of units ?? []) made.translateUnit(each)
+  if (made.files.some(({ path }) => path.startsWith('/etc/systemd/system/')))
+    made.reloadFirst()
   return made
 }
 
@@ -94,6 +100,7 @@ class Made implements Imported {
   readonly commands: string[] = []
   readonly warnings: string[] = []
   readonly #addresses: MachineAddresses
+  #endpoints = ''
 
   constructor(addresses: MachineAddresses) {
     this.#addresses = addresses
@@ -123,6 +130,7 @@ class Made implements Imported {
   #line(key: keyof typeof KEYS, value: string | undefined): string[] {
     const variable = environmentName(KEYS[key])
     if (value === undefined) return [`#${variable}=`]
+    if (key === 'etcd_endpoints') this.#endpoints = value
     if (key !== 'etcd_password') return [`${variable}=${quote(value)}`]
     this.files.push({ path: PASSWORD_FILE, mode: SECRET_MODE, text: `${value}\n` })
     this.warnings.push(
@@ -133,17 +141,29 @@ class Made implements Imported {
 
   /** Undefined when it names an address that nobody has told. */
   #substitute(where: string, value: string | boolean): string | undefined {
-    const untold: string[] = []
-    const text = String(value).replaceAll(/\$(\w+)/g, (name, word: string) => {
-      const known = ADDRESSES.find(each => each === word)
-      const address = known && this.#addresses[known]
-      if (address !== undefined) return address
-      untold.push(name)
-      const flag = known === undefined ? '' : `: give --${known.replace('_', '-')}`
-      this.warnings.push(`${where} is ${name}, which nobody has told${flag}`)
-      return name
-    })
+    const { text, untold } = this.#fill(String(value))
+    for (const name of untold)
+      this.warnings.push(
+        `${where} is ${name}, which nobody has told: give --${name.slice(1).replace('_', '-')}`,
+      )
     return untold.length === 0 ? text : undefined
+  }
+
+  /** As CoreOS did to the whole file: of these names alone. */
+  #fill(given: string): { text: string; untold: string[] } {
+    const untold: string[] = []
+    const text = given.replaceAll(SUBSTITUTED, (name, word: string) => {
+      const address = this.#addresses[word as keyof MachineAddresses]
+      if (address === undefined) untold.push(name)
+      return address ?? name
+    })
+    return { text, untold }
+  }
+
+  /** systemd has to know new units before anything is done with them. */
+  reloadFirst(): void {
+    const at = this.commands.findIndex(each => each.startsWith('systemctl '))
+    this.commands.splice(at < 0 ? this.commands.length : at, 0, 'systemctl daemon-reload')
   }
 
   translateUnit(given: z.infer<typeof unit>): void {
@@ -172,39 +192,57 @@ class Made implements Imported {
   }
 
   #addUnitFile(unitName: string, path: string, content: string): void {
-    const lines = content.split('\n').filter(line => {
-      const config = unitName === 'flanneld.service' ? readConfigLine(line) : undefined
-      if (config === undefined) return true
-      // Once is enough: etcd keeps it. The command of etcd's second version would not do.
-      this.commands.unshift(`flannelctl config set '${config}'`)
-      return false
-    })
+    const { text, untold } = this.#fill(content)
+    for (const name of new Set(untold))
+      this.warnings.push(
+        `${path} has ${name}, which nobody has told: give --${name.slice(1).replace('_', '-')}`,
+      )
+    const lines = text.split('\n').filter(line => this.#keepLine(unitName, path, line))
     const isEmpty = lines.every(line => /^\s*(\[\w+\])?\s*$/.test(line))
     if (isEmpty) return
-    const whole = '/etc/systemd/system'
-    this.files.push({ path: `${whole}/${path}`, mode: MODE, text: lines.join('\n') })
+    const directory = NETWORK_NAME.test(unitName) ? 'network' : 'system'
+    const whole = `/etc/systemd/${directory}/${path}`
+    this.files.push({ path: whole, mode: MODE, text: lines.join('\n') })
     const old = /early-docker|etcd2|fleet|\/opt\/bin\/flanneld/.exec(content)
     if (old !== null)
       this.warnings.push(`${path} names ${old[0]}, which hosts of today do not have`)
   }
+
+  /** What stores the network, with a command of etcd's second version, is to be done once. */
+  #keepLine(unitName: string, path: string, line: string): boolean {
+    if (unitName !== 'flanneld.service' || !/^\s*Exec\w+=.*etcdctl/.test(line))
+      return true
+    const stored = readConfigLine(line)
+    if (stored === undefined) {
+      this.warnings.push(
+        `${path}: ${line.trim()} is left out: store the network with flannelctl config set`,
+      )
+      return false
+    }
+    const flags = [`--etcd-prefix=${stored.prefix}`]
+    if (this.#endpoints !== '') flags.push(`--etcd-endpoints=${this.#endpoints}`)
+    const words = ['flannelctl', 'config', 'set', stored.config, ...flags]
+    this.commands.unshift(words.map(shellWord).join(' '))
+    return false
+  }
+}
+
+/** One word for a shell, whatever is in it. */
+function shellWord(text: string): string {
+  return /^[\w./:,@=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`
 }
 
 function isKey(key: string): key is keyof typeof KEYS {
   return Object.hasOwn(KEYS, key)
 }
 
-/** The network configuration that a line of a unit stores; undefined for other lines. */
-function readConfigLine(line: string): string | undefined {
-  const words =
-    /^ExecStartPre=-?\S*etcdctl\s+(?:.*\s)?(?:set|put|mk)\s+\S+\/config\s+(.*)$/
-  const value = words
-    .exec(line.trim())?.[1]
-    ?.trim()
-    .replace(/^(['"])(.*)\1$/, '$2')
+/** The network configuration that a line of a unit stores, and below which prefix; undefined for others. */
+function readConfigLine(line: string): { prefix: string; config: string } | undefined {
+  const words = /\s(?:set|put|mk)\s+(\S+)\/config\s+(.*)$/.exec(line.trim())
+  const [, prefix = '', value = ''] = words ?? []
+  const text = value.trim().replace(/^(['"])(.*)\1$/, '$2')
   try {
-    return value === undefined
-      ? undefined
-      : JSON.stringify(JSON.parse(value)).replaceAll("'", '')
+    return { prefix, config: JSON.stringify(JSON.parse(text)) }
   } catch {
     return undefined
   }

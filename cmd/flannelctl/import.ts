@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { parseDocument } from 'yaml'
@@ -82,6 +83,11 @@ function readCloudConfig(
 
 /** Never over what is there: the operator's own settings stay. */
 async function writeFiles({ files }: Imported, root: string): Promise<void> {
+  const there = files.map(({ path }) => join(root, path)).filter(path => existsSync(path))
+  if (there.length > 0)
+    throw new CommandFailure(
+      `${there.join(' and ')} is there already; nothing is written`,
+    )
   for (const { path, mode, text } of files) {
     const whole = join(root, path)
     await mkdir(dirname(whole), { recursive: true })

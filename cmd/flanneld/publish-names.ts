@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { type Container, DockerEngine } from '../../lib/names/docker-engine.js'
 import { NamePublisher } from '../../lib/names/name-publisher.js'
@@ -13,6 +14,7 @@ import {
 import { cleanPrefix } from '../../lib/subnet/subnet-key.js'
 import type { OwnHolder } from '../../lib/subnet/subnet-record.js'
 import type { DaemonContext } from './daemon.js'
+import { readFileIfAny } from './files.js'
 
 /** Hosts are below this, so that no container can have the name of one. */
 const HOSTS = 'hosts'
@@ -22,6 +24,11 @@ const QUIET_MS = 100
 
 /** An engine is restarted now and then. */
 const RETRY_MS = 5000
+const FORGET_MS = 60_000
+
+/** Where Debian's systemd listens for the engine, and starts it for whoever connects. */
+const ACTIVATED = /^(\/var)?\/run\/docker\.sock$/
+const ENGINE_PID = '/run/docker.pid'
 
 export interface NamedHost {
   readonly holder: OwnHolder
@@ -57,8 +64,10 @@ export async function publishNames(
       return
     }
     const engine = new DockerEngine(socketPath)
+    let heardAt = clock.now()
     while (!each.aborted) {
       try {
+        await checkEngineRuns(socketPath)
         const settle = (): Promise<void> => clock.sleep(QUIET_MS, each)
         for await (const containers of engine.follow(settle, each)) {
           engineTrouble = undefined
@@ -66,10 +75,13 @@ export async function publishNames(
         }
       } catch (error) {
         const reason = `the containers of Docker at ${socketPath} are not known: ${(error as Error).message}`
-        if (engineTrouble === undefined) log.warn({ reason }, 'names of containers')
+        if (engineTrouble === undefined) {
+          log.warn({ reason }, 'names of containers')
+          heardAt = clock.now()
+        }
         engineTrouble = reason
-        // Without an engine there is no container of it.
-        publish([])
+        // Containers may outlive a restart of the engine, but not for long unseen.
+        if (clock.now() - heardAt >= FORGET_MS) publish([])
         await clock.sleep(RETRY_MS, each)
       }
     }
@@ -80,6 +92,14 @@ export async function publishNames(
   } finally {
     state.note('names', undefined)
   }
+}
+
+/** A look at containers is no reason to start an engine. Throws Error when none runs. */
+async function checkEngineRuns(socketPath: string): Promise<void> {
+  if (!ACTIVATED.test(socketPath)) return
+  const pid = (await readFileIfAny(ENGINE_PID))?.trim() ?? ''
+  if (!/^\d+$/.test(pid) || !existsSync(`/proc/${pid}`))
+    throw new Error('it does not run')
 }
 
 export interface NameOptions extends NamedHost {

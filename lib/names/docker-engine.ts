@@ -1,9 +1,6 @@
 import { type IncomingMessage, get } from 'node:http'
 import { z } from 'zod'
 
-/** The version of the API that Docker 18.03 has, and every later one takes. */
-const API = '/v1.37'
-
 const TIMEOUT_MS = 10_000
 
 /** Some ten thousand containers. */
@@ -97,18 +94,26 @@ export class DockerEngine {
     return await new Promise((resolve, reject) => {
       const options = {
         socketPath: this.#socketPath,
-        path: `${API}${path}`,
+        // Without a version the engine takes its own.
+        path,
         headers: { host: 'docker' },
         agent: false,
         signal,
       }
-      get(options, response => {
+      const sent = get(options, response => {
+        clearTimeout(timer)
         if (response.statusCode === 200) resolve(response)
         else {
           response.destroy()
           reject(new Error(`the Docker engine answers ${response.statusCode ?? 0}`))
         }
-      }).on('error', reject)
+      }).on('error', error => {
+        clearTimeout(timer)
+        reject(error)
+      })
+      const timer = setTimeout(() => {
+        sent.destroy(new Error('the Docker engine does not answer'))
+      }, TIMEOUT_MS)
     })
   }
 }

@@ -10,6 +10,9 @@ const RENEW_MS = (TTL_SECONDS * 1000) / 4
 /** Writes of one commit: etcd takes 128. */
 const AT_ONCE = 100
 
+/** No value that anybody wants. */
+const UNSURE = ''
+
 export interface NamePublisherOptions {
   readonly registry: Registry
   readonly clock: Clock
@@ -23,8 +26,8 @@ export interface NamePublisherOptions {
 export class NamePublisher {
   readonly #options: NamePublisherOptions
   #wanted: ReadonlyMap<string, string> = new Map()
-  /** What is in etcd under the lease. */
-  #published = new Map<string, string>()
+  /** What is in etcd under the lease, or may be. */
+  readonly #published = new Map<string, string>()
   #lease: string | undefined
   /** Something else is wanted than was written last. */
   #isStale = false
@@ -54,13 +57,13 @@ export class NamePublisher {
   async run(signal: AbortSignal, isOver: () => boolean): Promise<void> {
     const { clock, log } = this.#options
     const backoff = new Backoff(clock, 500, 10_000)
-    let renewAt = Infinity
+    let renewAt = 0
     while (!signal.aborted) {
       try {
-        if (clock.now() >= renewAt) await this.#renew()
-        if (this.#lease === undefined) await this.#begin()
-        if (clock.now() >= renewAt || renewAt === Infinity)
+        if (clock.now() >= renewAt) {
+          await this.#renew()
           renewAt = clock.now() + RENEW_MS
+        }
         await this.#write()
         if (this.#trouble !== undefined) log.info('names are published again')
         this.#trouble = undefined
@@ -71,8 +74,8 @@ export class NamePublisher {
         if (this.#trouble === undefined)
           log.warn({ reason: error.message }, 'names cannot be published')
         this.#trouble = error.message
-        // Whether the last write has happened is not known: all of it again.
-        this.#lease = undefined
+        // The lease may be gone: ask before the next write.
+        renewAt = 0
         await backoff.wait(signal)
       }
     }
@@ -80,15 +83,15 @@ export class NamePublisher {
       await this.#options.registry.revokeLease(this.#lease).catch(() => undefined)
   }
 
-  async #begin(): Promise<void> {
-    this.#lease = await this.#options.registry.grantLease(TTL_SECONDS)
-    this.#published = new Map()
-  }
-
+  /** Keeps the lease, or takes one. */
   async #renew(): Promise<void> {
-    if (this.#lease === undefined) return
-    const granted = await this.#options.registry.keepLeaseAlive(this.#lease)
-    if (granted === 0) this.#lease = undefined
+    const { registry } = this.#options
+    if (this.#lease !== undefined && (await registry.keepLeaseAlive(this.#lease)) > 0)
+      return
+    this.#lease = undefined
+    this.#lease = await registry.grantLease(TTL_SECONDS)
+    // What was there went with the former lease, or goes.
+    for (const key of this.#published.keys()) this.#published.set(key, UNSURE)
   }
 
   async #write(): Promise<void> {
@@ -103,6 +106,9 @@ export class NamePublisher {
       if (!this.#wanted.has(key)) writes.push({ kind: 'delete', key })
     for (let at = 0; at < writes.length; at += AT_ONCE) {
       const some = writes.slice(at, at + AT_ONCE)
+      // Until it is known to be there it may be, and is not what is wanted.
+      for (const { kind, key } of some)
+        if (kind === 'put') this.#published.set(key, UNSURE)
       await this.#options.registry.commit([], some)
       for (const write of some)
         if (write.kind === 'put') this.#published.set(write.key, write.value)

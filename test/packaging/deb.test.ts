@@ -60,6 +60,17 @@ await t.test('it is installed', async t => {
   ])
     t.ok(files.includes(path), path)
   t.equal(files.filter(path => /\/(tap|typescript|eslint)\//.test(path)).length, 0)
+  const home = join(root, 'usr/lib/flanneld')
+  const load = `const { COMMANDS } = await import('${home}/dist/cmd/flannelctl/commands.js')
+    for (const { load } of Object.values(COMMANDS)) await load()
+    await import('${home}/dist/cmd/flanneld/web-server.js')
+    console.log('all of it')`
+  const all = await run(process.execPath, ['--input-type=module', '--eval', load])
+  t.equal(all, 'all of it\n', 'nothing is left out that a command loads')
+  const packages = new Set(
+    files.flatMap(path => /node_modules\/((@[^/]+\/)?[^/]+)\//.exec(path)?.[1] ?? []),
+  )
+  t.comment(`${packages.size} packages of npm`)
   const { size } = await stat(first)
   t.comment(`${(size / 1e6).toFixed(1)} MB, ${files.length} files`)
   const unit = await readFile(

@@ -15,7 +15,7 @@ coreos:
     etcd-prefix: /my/network
     interface: $private_ipv4
     ip_masq: true
-    etcd_password: "se cret"
+    etcd_password: "se $cret"
     subnet_len: 24
   units:
     - name: flanneld.service
@@ -31,7 +31,7 @@ coreos:
         Requires=flanneld.service
         After=flanneld.service
         [Service]
-        ExecStart=/usr/bin/docker run redis
+        ExecStart=/usr/bin/docker run -p $private_ipv4:6379:6379 redis
       enable: true
     - name: ../../etc/passwd.service
       content: x
@@ -64,7 +64,7 @@ t.test('what CoreOS read is what flanneld reads', async t => {
   )
   t.equal(said.status, 0, said.stderr)
   t.equal(
-    await readFile(join(root, 'etc/default/flanneld'), 'utf8'),
+    await readFile(join(root, 'etc/flannel/options.env'), 'utf8'),
     `# From a cloud-config.
 FLANNELD_ETCD_ENDPOINTS=http://10.0.0.1:2379,http://10.0.0.2:2379
 FLANNELD_ETCD_PREFIX=/my/network
@@ -74,15 +74,15 @@ FLANNELD_ETCD_PASSWORD_FILE=/etc/flannel/etcd-password
 `,
   )
   const secret = join(root, 'etc/flannel/etcd-password')
-  t.equal(await readFile(secret, 'utf8'), 'se cret\n')
+  t.equal(await readFile(secret, 'utf8'), 'se $cret\n')
   t.equal((await stat(secret)).mode & 0o777, 0o600)
   t.match(
     await readFile(join(root, 'etc/systemd/system/redis.service'), 'utf8'),
-    'Requires=flanneld.service',
+    'ExecStart=/usr/bin/docker run -p 10.0.0.5:6379:6379 redis',
   )
   t.match(
     said.stdout,
-    /== to run once\nflannelctl config set '\{"Network":"10\.1\.0\.0\/16"\}'\nsystemctl start flanneld\.service\nsystemctl enable redis\.service\n$/,
+    /== to run once\nflannelctl config set '\{"Network":"10\.1\.0\.0\/16"\}' --etcd-prefix=\/coreos\.com\/network --etcd-endpoints=http:\/\/10\.0\.0\.1:2379,http:\/\/10\.0\.0\.2:2379\nsystemctl daemon-reload\nsystemctl start flanneld\.service\nsystemctl enable redis\.service\n$/,
   )
   t.match(said.stderr, /coreos\.flannel\.subnet_len is left out: unknown key subnet_len/)
   t.match(said.stderr, /the password of etcd stood where everybody reads it/)
@@ -118,7 +118,8 @@ t.test('every key of CoreOS is known', t => {
   }
   const { files, warnings } = importCloudConfig({ coreos: { flannel: section } }, {})
   t.equal(
-    files.find(({ path }) => path === '/etc/default/flanneld')?.text.split('\n').length,
+    files.find(({ path }) => path === '/etc/flannel/options.env')?.text.split('\n')
+      .length,
     13,
   )
   t.equal(warnings.length, 1, 'but for the password')
@@ -163,5 +164,30 @@ t.test('usage', t => {
   t.equal(flannelctl('cloud-config').status, 2)
   t.equal(flannelctl('ignition', file).status, 2)
   t.equal(flannelctl('cloud-config', '/nonexistent').status, 1)
+  t.end()
+})
+
+t.test('a line that stores the network in a way that nobody can read', t => {
+  const content =
+    '[Service]\nExecStartPre=/usr/bin/etcdctl set /x/config "{ \\"N"\nRestart=no'
+  const units = [{ name: 'flanneld.service', drop_ins: [{ name: 'a.conf', content }] }]
+  const { files, commands, warnings } = importCloudConfig({ coreos: { units } }, {})
+  t.equal(files[0]?.text, '[Service]\nRestart=no', 'is left out')
+  t.same(commands, ['systemctl daemon-reload'])
+  t.match(warnings[0], /is left out: store the network with flannelctl config set/)
+  t.end()
+})
+
+t.test('a network whose JSON has a quote', t => {
+  const content = `ExecStartPre=/usr/bin/etcdctl set /x/config '{"Network":"10.1.0.0/16","a":"it's"}'`
+  const units = [
+    { name: 'flanneld.service', drop_ins: [{ name: 'a.conf', content }] },
+    { name: '10-eth.network', content: '[Match]\nName=eth0' },
+  ]
+  const { files, commands } = importCloudConfig({ coreos: { units } }, {})
+  t.same(commands, [
+    `flannelctl config set '{"Network":"10.1.0.0/16","a":"it'\\''s"}' --etcd-prefix=/x`,
+  ])
+  t.match(files, [{ path: '/etc/systemd/network/10-eth.network' }])
   t.end()
 })

@@ -1,18 +1,18 @@
 import { spawnSync } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import t from 'tap'
-import { bashCompletion } from '../../../cmd/documents/completion.js'
-import { makeDocuments } from '../../../cmd/documents/documents.js'
-import { formatManPage } from '../../../cmd/documents/man-page.js'
-import { COMMANDS } from '../../../cmd/flannelctl/commands.js'
+import { bashCompletion } from '../../cmd/documents/completion.js'
+import { makeDocuments } from '../../cmd/documents/documents.js'
+import { formatManPage } from '../../cmd/documents/man-page.js'
+import { COMMANDS } from '../../cmd/flannelctl/commands.js'
 import {
   FLANNELD_FLAGS,
   type Flag,
   environmentName,
-} from '../../../cmd/flanneld/flag-table.js'
-import { parseVariables } from '../../../lib/subnet/subnet-env.js'
+} from '../../cmd/flanneld/flag-table.js'
+import { parseVariables } from '../../lib/subnet/subnet-env.js'
 
-const ROOT = new URL('../../../../', import.meta.url)
+const ROOT = new URL('../../../', import.meta.url)
 
 const documents = await makeDocuments(ROOT)
 const FLAGS = Object.entries<Flag>(FLANNELD_FLAGS)
