@@ -61,6 +61,10 @@ export const COMMANDS: Readonly<Record<string, Entry>> = {
     summary: 'show, check or store the network configuration',
     load: async () => (await import('./config.js')).configCommand,
   },
+  takeover: {
+    summary: 'put flanneld in the place of a running flannel, and back',
+    load: async () => (await import('./takeover.js')).takeoverCommand,
+  },
   import: {
     summary: 'make of a CoreOS cloud-config what flanneld reads today',
     load: async () => (await import('./import.js')).importCommand,

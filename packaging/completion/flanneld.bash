@@ -19,7 +19,7 @@ _flanneld() {
 _flannelctl() {
   local words=
   if ((COMP_CWORD == 1)); then
-    _flanneld_words "status leases lease routes peers watch drops top why doctor capture report config import network etcd-role docker-opts cleanup lab --version --help"
+    _flanneld_words "status leases lease routes peers watch drops top why doctor capture report config takeover import network etcd-role docker-opts cleanup lab --version --help"
     return
   fi
   case ${COMP_WORDS[1]} in
@@ -36,6 +36,7 @@ _flannelctl() {
     capture) words="--json --subnet-file= --state-dir= --run-dir= --etcd-endpoints= --etcd-prefix= --etcd-keyfile= --etcd-certfile= --etcd-cafile= --etcd-username= --etcd-password= --etcd-password-file= --etcd-insecure-password --output= --underlay --host= --protocol= --port= --count= --seconds= --snapshot-length=" ;;
     report) words="--json --subnet-file= --state-dir= --run-dir= --etcd-endpoints= --etcd-prefix= --etcd-keyfile= --etcd-certfile= --etcd-cafile= --etcd-username= --etcd-password= --etcd-password-file= --etcd-insecure-password --output=" ;;
     config) words="--json --subnet-file= --state-dir= --run-dir= --etcd-endpoints= --etcd-prefix= --etcd-keyfile= --etcd-certfile= --etcd-cafile= --etcd-username= --etcd-password= --etcd-password-file= --etcd-insecure-password --force" ;;
+    takeover) words="--json --dry-run --go --back" ;;
     import) words="--json --output= --private-ipv4= --public-ipv4= --private-ipv6= --public-ipv6=" ;;
     network) words="--json --subnet-file= --state-dir= --run-dir= --etcd-endpoints= --etcd-prefix= --etcd-keyfile= --etcd-certfile= --etcd-cafile= --etcd-username= --etcd-password= --etcd-password-file= --etcd-insecure-password" ;;
     etcd-role) words="--json --subnet-file= --state-dir= --run-dir= --etcd-endpoints= --etcd-prefix= --etcd-keyfile= --etcd-certfile= --etcd-cafile= --etcd-username= --etcd-password= --etcd-password-file= --etcd-insecure-password --names-prefix=" ;;

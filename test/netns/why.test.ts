@@ -11,6 +11,9 @@ import { happens, pathOf, subnetOf } from './open-test-lab.js'
 const NAME = 't-why'
 const PORT = 765
 
+/** Four looks that find how long a packet may be, and as many that find nothing. */
+const MENDS_MS = 120_000
+
 interface Answer {
   readonly checks: readonly string[]
   readonly what: string
@@ -190,15 +193,19 @@ await breaks('the way takes shorter packets only', {
   // Both hosts have to send shorter packets, and the bridges of their containers as well.
   mend: async () => {
     const mended: string[] = []
-    await happens('no host is left to mend', async () => {
-      const { checks, mend: command } = await why()
-      const [check] = checks
-      if (check !== undefined && !mended.includes(check)) {
-        mended.push(check)
-        await mend(command)
-      }
-      return mended.length === 4 && check === undefined
-    })
+    await happens(
+      'no host is left to mend',
+      async () => {
+        const { checks, mend: command } = await why()
+        const [check] = checks
+        if (check !== undefined && !mended.includes(check)) {
+          mended.push(check)
+          await mend(command)
+        }
+        return mended.length === 4 && check === undefined
+      },
+      MENDS_MS,
+    )
   },
   tidyUp: async () => {
     await ipInside(underlayNamespace(NAME), [
