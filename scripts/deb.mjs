@@ -93,6 +93,11 @@ function fill(stage, manifest) {
     'usr/lib/systemd/system/flanneld.service',
     installed('packaging/systemd/flanneld.service'),
   )
+  put(
+    stage,
+    'usr/lib/systemd/system/subnet-changed.service',
+    installed('packaging/systemd/subnet-changed.service'),
+  )
   const completions = 'usr/share/bash-completion/completions'
   put(stage, `${completions}/flanneld`, read('packaging/completion/flanneld.bash'))
   link(stage, `${completions}/flannelctl`, 'flanneld')

@@ -12,7 +12,8 @@ const USAGE = `flannelctl docker-opts [-f FLANNEL-ENV-FILE] [-d DOCKER-ENV-FILE]
 Generates options for the Docker daemon from the subnet file of flanneld, as
 flannel's mk-docker-opts.sh does.
 
-  -f FILE        subnet file to read (default /run/flannel/subnet.env)
+  -f FILE        subnet file to read (default $FLANNELD_SUBNET_FILE, as flanneld's,
+                 or /run/flannel/subnet.env)
   -d FILE        file to write (default /run/docker_opts.env), - for standard output
   -i             each option as a variable of its own, DOCKER_OPT_*
   -c             all options in one variable
@@ -62,7 +63,8 @@ interface DockerOptions {
 /** getopts of "f:d:icmk:?h", letters together or with their value attached; and --engine. Undefined for -h. */
 function parseOptions(args: readonly string[]): DockerOptions | undefined {
   const options: DockerOptions = {
-    flannelFile: '/run/flannel/subnet.env',
+    // In the unit of flanneld, what flanneld writes.
+    flannelFile: process.env['FLANNELD_SUBNET_FILE'] ?? '/run/flannel/subnet.env',
     dockerFile: '/run/docker_opts.env',
     key: 'DOCKER_OPTS',
     individual: false,

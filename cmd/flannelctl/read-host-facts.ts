@@ -30,7 +30,6 @@ import type { Flags } from '../flanneld/parse-flags.js'
 import { networkDirectory, placesOf } from '../flanneld/places.js'
 import { findHostOverlaps, readOwnDevices } from '../flanneld/this-host.js'
 import { type DaemonStatus, type StatusFlags, askDaemon } from './daemon-status.js'
-import { withRegistry } from './etcd.js'
 import { readLeaseCache } from './own-lease.js'
 
 type FactFlags = StatusFlags & Flags<typeof ETCD_FLAGS>
@@ -40,13 +39,20 @@ const DATE_TIMEOUT_MS = 2000
 /** More remotes say nothing more of this host. */
 const MOST_WAYS = 64
 
-/** Looks at this host, its daemon and etcd. Changes nothing. Throws CommandFailure. */
-export async function readHostFacts(flags: FactFlags): Promise<HostFacts> {
+/**
+ * Looks at this host, its daemon and etcd. Changes nothing. Throws CommandFailure.
+ *
+ * @param isEtcdNeeded false where a daemon that is ready knows enough of etcd.
+ */
+export async function readHostFacts(
+  flags: FactFlags,
+  isEtcdNeeded = true,
+): Promise<HostFacts> {
   const isRoot = await mayAdministerNetwork()
   const daemon = isRoot ? await askDaemon(flags) : undefined
   const [host, etcd, cache] = await Promise.all([
     readHostNetwork(),
-    askEtcd(flags),
+    isEtcdNeeded || daemon?.phase !== 'ready' ? askEtcd(flags) : NOT_ASKED,
     readLeaseCache(flags),
   ])
   const config = readConfig(etcd.config ?? cache?.config)
@@ -113,10 +119,17 @@ function publicIpOf(cache: LeaseCache | undefined): string | undefined {
   return publicIp && formatAddress(publicIp)
 }
 
+const NOT_ASKED = {
+  facts: { endpoints: [], trouble: undefined, isAway: false, aheadMs: undefined },
+  config: undefined,
+} as const
+
 async function askEtcd(
   flags: FactFlags,
 ): Promise<{ facts: EtcdFacts; config: string | undefined }> {
   const { endpoints } = readEtcdOptions(flags)
+  // etcd's client takes as long to load as all the rest.
+  const { withRegistry } = await import('./etcd.js')
   try {
     const { entry } = await withRegistry(flags, (registry, prefix) =>
       registry.get(configKey(prefix)),

@@ -58,7 +58,7 @@ Exits with ${EXIT.trouble} when something is wrong.`,
   },
   run: async (flags, words) => {
     const ends = readEnds(words)
-    const host = await readHostFacts(flags)
+    const host = await readHostFacts(flags, false)
     const facts = await readPathFacts(host, ends)
     const own = facts === undefined ? explainHost(host) : runChecks(PATH_CHECKS, facts)
     const isWell = !hasTrouble(own)

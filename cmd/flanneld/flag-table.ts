@@ -137,7 +137,7 @@ export const FLANNELD_FLAGS = {
     type: 'string',
     default: '',
     describe:
-      'command to run, without a shell, when this host has got another subnet (such as systemctl restart docker)',
+      'command to run, without a shell, when this host has got another subnet (such as systemctl start subnet-changed)',
   },
   'ip-masq': {
     type: 'boolean',

@@ -69,7 +69,7 @@ function breaks(
 ): Promise<unknown> {
   return t.test(name, async (t: Test) => {
     await spoil()
-    let answer = await why()
+    let answer: Answer = { checks: [], what: '', mend: '' }
     await happens('why finds it', async () => {
       answer = await why()
       return answer.checks[0] === check

@@ -178,3 +178,12 @@ t.test('--engine adds what the engine needs', t => {
   }
   t.end()
 })
+
+t.test('the subnet file is the one that flanneld was told to write', t => {
+  const file = join(t.testdir({ 'subnet.env': SUBNET_ENV }), 'subnet.env')
+  const env = { FLANNELD_SUBNET_FILE: file }
+  const { stdout, status } = dockerOpts(['-c', '-d', '-'], env)
+  t.equal(status, 0)
+  t.equal(stdout, 'DOCKER_OPTS=" --bip=10.1.74.1/24 --ip-masq=true --mtu=1472"\n')
+  t.end()
+})
