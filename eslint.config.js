@@ -77,6 +77,7 @@ export default tseslint.config(
     rules: mayNotImport('subnet', 'encap', 'backend', 'probe', 'cmd'),
   },
   { files: ['lib/backend/**/*.ts'], rules: mayNotImport('probe', 'cmd') },
+  { files: ['lib/diagnosis/**/*.ts'], rules: mayNotImport('cmd') },
   {
     files: ['lib/names/**/*.ts'],
     rules: mayNotImport('linux', 'encap', 'backend', 'probe', 'cmd'),

@@ -1,3 +1,4 @@
+import { quoteWord } from '../../lib/linux/words.js'
 import type { FlagTable } from '../flanneld/command-line.js'
 import type { Flag } from '../flanneld/flag-table.js'
 
@@ -71,7 +72,9 @@ export function zshCompletion(
     ({ name, flags }) =>
       `    ${name})\n      _arguments -s ${specs(flags)} '*:argument:_default' ;;`,
   )
-  const list = commands.map(({ name, summary }) => `    ${quote(`${name}:${summary}`)}`)
+  const list = commands.map(
+    ({ name, summary }) => `    ${quoteWord(`${name}:${summary}`)}`,
+  )
   return `#compdef flanneld flannelctl
 ${MADE}
 _flannelctl_commands() {
@@ -100,14 +103,10 @@ function specs(flags: FlagTable): string {
       const values = choices === undefined ? '_default' : `(${choices.join(' ')})`
       const value = type === 'boolean' ? '' : `=:value:${values}`
       // One that may be given several times.
-      return quote(
+      return quoteWord(
         `${type === 'strings' ? '*' : ''}--${name}${value.slice(0, 1)}[${text}]${value.slice(1)}`,
       )
     }),
-    quote('--help[tell more]'),
+    quoteWord('--help[tell more]'),
   ].join(' ')
-}
-
-function quote(text: string): string {
-  return `'${text.replaceAll("'", `'\\''`)}'`
 }

@@ -1,3 +1,4 @@
+import { formatVariable } from '../../lib/subnet/subnet-env.js'
 import type { FlagTable } from '../flanneld/command-line.js'
 import { environmentName } from '../flanneld/flag-table.js'
 import { offered } from './completion.js'
@@ -10,7 +11,7 @@ export function environmentFile(flags: FlagTable): string {
     .filter(([, { environment }]) => environment !== false)
     .map(
       ([name, { describe, default: value }]) =>
-        `${comment(describe)}\n#${environmentName(name)}=${quote(value)}\n`,
+        `${comment(describe)}\n#${formatVariable(environmentName(name), value)}\n`,
     )
   return `# Settings of flanneld: take away the # of what is to differ. A flag on the command
 # line counts more. The password of etcd is better off in a file of its own, which
@@ -18,11 +19,6 @@ export function environmentFile(flags: FlagTable): string {
 # Made by "npm run documents" from the table of flags.
 
 ${variables.join('\n')}`
-}
-
-/** For systemd's EnvironmentFile and for a shell alike. */
-function quote(value: string): string {
-  return /^[\w./:@-]*$/.test(value) ? value : `"${value.replaceAll(/["\\$`]/g, '\\$&')}"`
 }
 
 function comment(text: string): string {

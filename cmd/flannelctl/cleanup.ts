@@ -9,7 +9,7 @@ import {
   verificationTable,
 } from '../../lib/backend/kernel/verification.js'
 import { endLeftPaths, findLeftPaths } from '../../lib/backend/udp/packet-path.js'
-import { batch } from '../../lib/linux/iproute.js'
+import { batch } from '../../lib/linux/ip-batch.js'
 import { bootTimeMs } from '../../lib/linux/libc.js'
 import { systemClock } from '../../lib/subnet/clock.js'
 import { type PreviousSubnetEnv, parseSubnetEnv } from '../../lib/subnet/subnet-env.js'

@@ -1,4 +1,6 @@
 import { z } from 'zod'
+import { quoteWord } from '../../lib/linux/words.js'
+import { formatVariable } from '../../lib/subnet/subnet-env.js'
 import { type FLANNELD_FLAGS, environmentName } from '../flanneld/flag-table.js'
 import { describeUnknown } from '../flanneld/edit-distance.js'
 
@@ -131,7 +133,7 @@ class Made implements Imported {
     const variable = environmentName(KEYS[key])
     if (value === undefined) return [`#${variable}=`]
     if (key === 'etcd_endpoints') this.#endpoints = value
-    if (key !== 'etcd_password') return [`${variable}=${quote(value)}`]
+    if (key !== 'etcd_password') return [formatVariable(variable, value)]
     this.files.push({ path: PASSWORD_FILE, mode: SECRET_MODE, text: `${value}\n` })
     this.warnings.push(
       `the password of etcd stood where everybody reads it; it is in ${PASSWORD_FILE} now`,
@@ -227,9 +229,9 @@ class Made implements Imported {
   }
 }
 
-/** One word for a shell, whatever is in it. */
+/** As people write it: without quotes where none are needed. */
 function shellWord(text: string): string {
-  return /^[\w./:,@=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`
+  return /^[\w./:,@=-]+$/.test(text) ? text : quoteWord(text)
 }
 
 function isKey(key: string): key is keyof typeof KEYS {
@@ -246,10 +248,4 @@ function readConfigLine(line: string): { prefix: string; config: string } | unde
   } catch {
     return undefined
   }
-}
-
-/** As systemd's EnvironmentFile takes it, on one line. */
-function quote(value: string): string {
-  const line = value.replaceAll(/[\r\n]+/g, ' ')
-  return /^[\w./:,@-]*$/.test(line) ? line : `"${line.replaceAll(/["\\$`]/g, '\\$&')}"`
 }

@@ -1,4 +1,5 @@
 import { request } from 'node:http'
+import { z } from 'zod'
 import { isJsonObject } from '../../lib/subnet/go-json.js'
 import type { PLACE_FLAGS } from '../flanneld/flag-table.js'
 import type { Flags } from '../flanneld/parse-flags.js'
@@ -36,6 +37,24 @@ function parse(text: string): unknown {
   } catch {
     return undefined
   }
+}
+
+const leaseTimesSchema = z.record(z.string(), z.number().nullable())
+
+/**
+ * Seconds that etcd keeps the record of each subnet, by the daemon's word; none where it
+ * cannot ask etcd in time, or is of a version that does not.
+ */
+export async function askLeaseTimes(
+  flags: StatusFlags,
+): Promise<ReadonlyMap<string, number | null>> {
+  const { statusSocket } = placesOf(flags)
+  // Nothing that matters waits for a slow etcd.
+  const answer = await call(statusSocket, 'GET', '/lease-times').catch(() => undefined)
+  const parsed = leaseTimesSchema.safeParse(
+    answer?.code === 200 ? parse(answer.body) : undefined,
+  )
+  return new Map(Object.entries(parsed.data ?? {}))
 }
 
 async function getStatus(socketPath: string): Promise<string | undefined> {

@@ -1,3 +1,4 @@
+import { quoteWord } from '../../lib/linux/words.js'
 import { cleanPrefix } from '../../lib/subnet/subnet-key.js'
 import { UsageError } from '../flanneld/parse-flags.js'
 import { COMMON_FLAGS, EXIT, defineCommand, printJson } from './command.js'
@@ -53,7 +54,7 @@ function roleLines(
   { passwordFile, namesPrefix }: { passwordFile: string; namesPrefix: string },
 ): string[] {
   const permit = (kind: string, key: string): string =>
-    `etcdctl role grant-permission ${role} --prefix=true ${kind} ${quote(key)}`
+    `etcdctl role grant-permission ${role} --prefix=true ${kind} ${quoteWord(key)}`
   const grant = (kind: string, folder: string): string =>
     permit(kind, `${prefix}/${folder}`)
   return [
@@ -63,12 +64,7 @@ function roleLines(
       grant('readwrite', folder),
     ),
     ...(namesPrefix === '' ? [] : [permit('readwrite', `${cleanPrefix(namesPrefix)}/`)]),
-    `etcdctl user add ${role} --interactive=false < ${quote(passwordFile)}`,
+    `etcdctl user add ${role} --interactive=false < ${quoteWord(passwordFile)}`,
     `etcdctl user grant-role ${role} ${role}`,
   ]
-}
-
-/** One word for a shell, whatever is in it. */
-function quote(text: string): string {
-  return `'${text.replaceAll("'", String.raw`'\''`)}'`
 }

@@ -89,7 +89,7 @@ export async function readHostFacts(
     sysctls: await readSysctls([daemon?.underlay?.device, daemon?.backend?.device]),
     etcd: etcd.facts,
     ways: await readWays(daemon),
-    filters: isRoot ? await readFilters() : new Map(),
+    filters: isRoot ? await readTables('filter') : new Map(),
     rival: isRoot ? findRival(host, publicIp) : undefined,
   }
 }
@@ -200,11 +200,13 @@ async function readWays(daemon: DaemonStatus | undefined): Promise<HostFacts['wa
   return new Map(addresses.map((address, index) => [address, ways[index]] as const))
 }
 
-/** Of both kinds of iptables; what cannot be read is none. */
-async function readFilters(): Promise<ReadonlyMap<string, string>> {
+/** A table of each kind of iptables in use, by the program; what cannot be read is empty. */
+export async function readTables(
+  table: 'filter' | 'nat',
+): Promise<ReadonlyMap<string, string>> {
   const { inUse } = await readKinds('iptables')
   const tables = inUse.map(async kind => {
-    const saved = await saveTable('iptables', 'filter', kind).catch(() => '')
+    const saved = await saveTable('iptables', table, kind).catch(() => '')
     return [`iptables${kind}`, saved] as const
   })
   return new Map(await Promise.all(tables))

@@ -1,6 +1,6 @@
 import { pino } from 'pino'
 import type { HostFacts, RemoteFacts } from '../../lib/diagnosis/host-facts.js'
-import { isAmong, isOwnAddress } from '../../lib/diagnosis/host-checks.js'
+import { isOwnAddress } from '../../lib/diagnosis/host-checks.js'
 import type { PathFacts } from '../../lib/diagnosis/path-facts.js'
 import { type ArpProbe, findAddressRival } from '../../lib/linux/arp-probe.js'
 import { IcmpSocket } from '../../lib/linux/icmp-socket.js'
@@ -10,7 +10,6 @@ import {
   listNeighbours,
   routesTo,
 } from '../../lib/linux/iproute.js'
-import { readKinds, saveTable } from '../../lib/linux/iptables.js'
 import { bootTimeMs } from '../../lib/linux/libc.js'
 import { Prober } from '../../lib/probe/prober.js'
 import { systemClock } from '../../lib/subnet/clock.js'
@@ -25,8 +24,10 @@ import {
   formatPrefix,
   parseAddress,
   sameAddress,
+  isAmong,
 } from '../../lib/subnet/prefix.js'
 import { parseSubnetText } from '../../lib/subnet/subnet-key.js'
+import { readTables } from './read-host-facts.js'
 import { isCarrying } from '../flanneld/probe-remotes.js'
 import { CommandFailure } from './command.js'
 
@@ -76,7 +77,7 @@ export async function readPathFacts(
     ),
     vxlan: await readVxlan(facts, way),
     measured: remote && (await measure(facts, remote, there.address)),
-    natTables: await readNat(facts),
+    natTables: facts.isRoot ? await readTables('nat') : new Map(),
   }
 }
 
@@ -173,16 +174,6 @@ async function readVxlan(
     listFdb(link.name),
   ])
   return { neighbours, fdb }
-}
-
-async function readNat({ isRoot }: HostFacts): Promise<PathFacts['natTables']> {
-  if (!isRoot) return new Map()
-  const { inUse } = await readKinds('iptables')
-  const tables = inUse.map(async kind => {
-    const saved = await saveTable('iptables', 'nat', kind).catch(() => '')
-    return [`iptables${kind}`, saved] as const
-  })
-  return new Map(await Promise.all(tables))
 }
 
 /** As the daemon chooses it: IPv4, unless this host has none on the underlay. */

@@ -6,7 +6,11 @@ import { checkBackend } from '../../lib/backend/backends.js'
 import { run } from '../../lib/linux/run.js'
 import { parseNetworkConfig } from '../../lib/subnet/network-config.js'
 import { configKey, formatSubnet, prefixesOf } from '../../lib/subnet/subnet-key.js'
-import { parseSubnetEnv, parseVariables } from '../../lib/subnet/subnet-env.js'
+import {
+  formatVariable,
+  parseSubnetEnv,
+  parseVariables,
+} from '../../lib/subnet/subnet-env.js'
 import { readCommandLine } from '../flanneld/command-line.js'
 import { readFileIfAny, writeFileAtomic } from '../flanneld/files.js'
 import { FLANNELD_FLAGS, environmentName } from '../flanneld/flag-table.js'
@@ -158,7 +162,7 @@ function settingsOf(flags: FlanneldFlags): Plan['files'] {
     if (name === 'etcd-password') {
       files.push({ path: PASSWORD_FILE, mode: 0o600, text: `${text}\n` })
       lines.push(`${environmentName('etcd-password-file')}=${PASSWORD_FILE}`)
-    } else lines.push(`${environmentName(name)}="${text.replaceAll(/["\\$`]/g, '\\$&')}"`)
+    } else lines.push(formatVariable(environmentName(name), text))
   }
   const text = `# As flannel was started, from flannelctl takeover.\n${lines.join('\n')}\n`
   return [{ path: ENVIRONMENT_FILE, mode: 0o644, text }, ...files]

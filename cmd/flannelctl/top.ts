@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { publicAddressOf } from '../../lib/diagnosis/path-checks.js'
+import { publicAddressOf } from '../../lib/subnet/subnet-record.js'
 import { formatScaled } from '../flanneld/format-scaled.js'
 import { UsageError } from '../flanneld/parse-flags.js'
 import {
@@ -114,7 +114,9 @@ async function readNames(flags: StatusFlags): Promise<ReadonlyMap<string, string
       `flanneld ${status === undefined ? 'does not run' : `is ${status.phase}`} on this host; flannelctl status says why`,
     )
   return new Map(
-    status.remotes.map(remote => [remote.subnet, publicAddressOf(remote)] as const),
+    status.remotes.map(
+      remote => [remote.subnet, publicAddressOf(remote.record)] as const,
+    ),
   )
 }
 

@@ -1,7 +1,7 @@
 import { type CheckResult, runChecks } from '../../lib/diagnosis/check.js'
 import { HOST_CHECKS } from '../../lib/diagnosis/host-checks.js'
 import type { HostFacts } from '../../lib/diagnosis/host-facts.js'
-import { PATH_CHECKS, publicAddressOf } from '../../lib/diagnosis/path-checks.js'
+import { PATH_CHECKS } from '../../lib/diagnosis/path-checks.js'
 import type { PathFacts } from '../../lib/diagnosis/path-facts.js'
 import {
   type Address,
@@ -10,6 +10,7 @@ import {
   parseAddress,
 } from '../../lib/subnet/prefix.js'
 import { parseSubnetText } from '../../lib/subnet/subnet-key.js'
+import { publicAddressOf } from '../../lib/subnet/subnet-record.js'
 import { UsageError } from '../flanneld/parse-flags.js'
 import { askPeer } from './ask-peer.js'
 import {
@@ -127,7 +128,7 @@ async function askOther({ daemon, remote, here, there }: PathFacts): Promise<Oth
     to: formatAddress(here),
   })
   if ('failure' in answer) return { checks: [], said: answer.failure }
-  const host = publicAddressOf(remote)
+  const host = publicAddressOf(remote.record)
   return {
     checks: answer.checks.map(each => ({
       ...each,

@@ -44,6 +44,8 @@ export interface DaemonContext {
   readonly journal: Journal
   /** What may be asked of the daemon over its status socket, by name. */
   readonly actions: Map<string, () => void>
+  /** The same of what it may be asked besides its status. */
+  readonly questions: Map<string, () => Promise<unknown>>
   readonly leaseTtlSeconds: number
   readonly renewMarginMs: number
   readonly cleanup: Cleanup
@@ -134,10 +136,12 @@ async function open(
   cleanup.push(() => journal.close())
   const state = new DaemonState()
   const actions = new Map<string, () => void>()
+  const questions = new Map<string, () => Promise<unknown>>()
   const status = await openStatusServer(
     places.statusSocket,
     () => state.toJson(),
     actions,
+    questions,
   )
   cleanup.push(() => status.close())
   if (flags['healthz-port'] > 0) {
@@ -179,6 +183,7 @@ async function open(
     state,
     journal,
     actions,
+    questions,
     leaseTtlSeconds,
     renewMarginMs,
   }

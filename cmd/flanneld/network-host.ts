@@ -3,7 +3,9 @@ import { RemoteSelector } from '../../lib/backend/remotes.js'
 import type { Prober } from '../../lib/probe/prober.js'
 import type { Host, Tenure } from '../../lib/subnet/host-lease.js'
 import { TenureEnd } from '../../lib/subnet/tenure-end.js'
+import { inChunks } from '../../lib/subnet/in-chunks.js'
 import { runAll, untilAborted } from '../../lib/subnet/loops.js'
+import type { Registry } from '../../lib/subnet/registry.js'
 import { FAMILIES, formatAddress, formatPrefix } from '../../lib/subnet/prefix.js'
 import {
   type Subnet,
@@ -26,6 +28,9 @@ import { runSubnetHook } from './subnet-hook.js'
 import { printSummary } from './summary.js'
 import { RemoteSync } from './sync-remotes.js'
 import { notifySystemd } from './systemd-notify.js'
+
+/** How many leases etcd is asked about at the same time. */
+const LEASES_AT_ONCE = 32
 
 /** One tenure on this machine: what every part of it needs. */
 export interface Serving extends PreparedNetwork {
@@ -105,6 +110,7 @@ export class NetworkHost implements Host {
   #forget(): void {
     const { state } = this.#context
     state.unpublish()
+    this.#context.questions.clear()
     state.report('lease', undefined)
     state.report('remotes', undefined)
     state.report('backend', undefined)
@@ -120,6 +126,8 @@ export class NetworkHost implements Host {
     const { config, subnet, backend, sync, prober } = serving
     this.#publishStatus(serving)
     this.#publishTroubles(serving)
+    const { questions, registry } = this.#context
+    questions.set('lease-times', () => readLeaseTimes(serving.tenure.view, registry))
     const firewall = await startFirewall(this.#context, {
       config,
       subnet,
@@ -299,6 +307,19 @@ export class NetworkHost implements Host {
       })
     })
   }
+}
+
+/** Seconds that etcd keeps each subnet's record, if nobody renews it; null for a reservation. */
+async function readLeaseTimes(
+  { table }: Tenure['view'],
+  registry: Registry,
+): Promise<Record<string, number | null>> {
+  const times = await inChunks(table.records(), LEASES_AT_ONCE, async record => {
+    const left =
+      record.kind === 'lease' ? await registry.leaseTimeToLive(record.leaseId) : null
+    return [formatSubnet(record.subnet), left] as const
+  })
+  return Object.fromEntries(times)
 }
 
 /** Without it the daemon goes on: nothing depends on what is measured. */

@@ -7,11 +7,11 @@ import {
   type Address,
   type Prefix,
   baseAddress,
-  containsAddress,
   firstHostAddress,
   formatAddress,
   parseAddress,
   sameAddress,
+  isAmong,
 } from '../../lib/subnet/prefix.js'
 import { closable, listen } from './status-server.js'
 
@@ -176,8 +176,4 @@ function readAddress(text: string | null | undefined): Address | undefined {
   } catch {
     return undefined
   }
-}
-
-function isAmong(ranges: readonly Prefix[], address: Address): boolean {
-  return ranges.some(range => containsAddress(range, address))
 }

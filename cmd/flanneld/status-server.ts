@@ -11,14 +11,19 @@ export interface ClosableServer {
   close(): Promise<void>
 }
 
+/** What may be asked by name besides the status, because it takes too long for that. */
+export type Questions = ReadonlyMap<string, () => Promise<unknown>>
+
 /**
- * Answers `GET /status` on a Unix socket that only its owner may open, and
- * `POST /<action>` with 202, or with 409 when there is nothing to act on now.
+ * Answers `GET /status` on a Unix socket that only its owner may open, `GET /<question>`
+ * while that can be asked, and `POST /<action>` with 202, or with 409 when there is
+ * nothing to act on now.
  */
 export async function openStatusServer(
   path: string,
   report: StatusReport,
   actions: ReadonlyMap<string, () => unknown>,
+  questions: Questions = new Map(),
 ): Promise<ClosableServer> {
   const server = createServer((request, response) => {
     if (request.method === 'POST') {
@@ -27,11 +32,13 @@ export async function openStatusServer(
       act?.()
       return
     }
-    if (request.method !== 'GET' || request.url !== '/status') {
+    const name = (request.url ?? '').slice(1)
+    const answer = name === 'status' ? report : questions.get(name)
+    if (request.method !== 'GET' || answer === undefined) {
       response.writeHead(404).end()
       return
     }
-    report().then(
+    answer().then(
       status => {
         response.writeHead(200, { 'content-type': 'application/json' })
         response.end(JSON.stringify(status))

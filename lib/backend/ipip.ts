@@ -1,4 +1,5 @@
-import { type Link, batch, listLinks } from '../linux/iproute.js'
+import { batch } from '../linux/ip-batch.js'
+import { type Link, listLinks } from '../linux/iproute.js'
 import type { NetworkConfig } from '../subnet/network-config.js'
 import {
   type Prefix,

@@ -1,6 +1,7 @@
 import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type Link, batch, listLinks } from '../linux/iproute.js'
+import { batch } from '../linux/ip-batch.js'
+import { type Link, listLinks } from '../linux/iproute.js'
 import { type WgPeer, listWgPeers } from '../linux/wg.js'
 import {
   FAMILIES,

@@ -2,15 +2,14 @@ import type { Link } from '../linux/iproute.js'
 import {
   type Address,
   type Family,
-  type Prefix,
   baseAddress,
-  containsAddress,
   firstHostAddress,
   formatPrefix,
   overlaps,
   parseAddress,
   parsePrefix,
   sameAddress,
+  isAmong,
 } from '../subnet/prefix.js'
 import { parseSubnetText } from '../subnet/subnet-key.js'
 import { ROUTE_PROTOCOL } from '../backend/route-protocol.js'
@@ -379,8 +378,4 @@ export function isOwnAddress({ host }: HostFacts, address: Address): boolean {
   return host.links.some(({ addresses }) =>
     addresses.some(({ local }) => sameAddress(parseAddress(local), address)),
   )
-}
-
-export function isAmong(ranges: readonly Prefix[], address: Address): boolean {
-  return ranges.some(range => containsAddress(range, address))
 }

@@ -1,9 +1,11 @@
+import { publicAddressOf } from '../subnet/subnet-record.js'
 import {
   type Address,
   baseAddress,
   containsAddress,
   formatAddress,
   parsePrefix,
+  isAmong,
 } from '../subnet/prefix.js'
 import { parseSubnetText, readSubnetKey, prefixesOf } from '../subnet/subnet-key.js'
 import type { Check, Finding } from './check.js'
@@ -12,7 +14,6 @@ import {
   describeRefusal,
   findBridge,
   findForwardRefusalBetween,
-  isAmong,
   isOwnAddress,
 } from './host-checks.js'
 import type { RemoteFacts } from './host-facts.js'
@@ -190,7 +191,7 @@ function findUnreached({ measured, remote }: PathFacts): Finding | undefined {
   if (measured === undefined || remote === undefined) return undefined
   if ('failure' in measured) return undefined
   const { state, trouble, heard } = measured
-  const host = publicAddressOf(remote)
+  const host = publicAddressOf(remote.record)
   if (state === 'up') return undefined
   if (heard === 'noPort' || heard === 'noProtocol')
     return { what: trouble ?? state, mend: `systemctl start flanneld, on ${host}` }
@@ -235,10 +236,4 @@ function findOtherSource(facts: PathFacts): Finding | undefined {
     }
   }
   return undefined
-}
-
-/** By which people know the host of a subnet. */
-export function publicAddressOf({ record }: RemoteFacts): string {
-  const { PublicIP, PublicIPv6 } = record
-  return PublicIP === '0.0.0.0' ? (PublicIPv6 ?? PublicIP) : PublicIP
 }

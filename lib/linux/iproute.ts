@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { explainIp } from './ip-batch.js'
 import { CommandError, type RunOptions, run } from './run.js'
 
 /**
@@ -344,67 +345,13 @@ async function forcedBatch(
     return { stdout, failed: new Set() }
   } catch (error) {
     // One that was killed or never started has answered nothing.
-    if (!(error instanceof CommandError) || error.exitCode === null) throw explain(error)
+    if (!(error instanceof CommandError) || error.exitCode === null)
+      throw explainIp(error)
     const numbers = Array.from(error.stderr.matchAll(/Command failed -:(\d+)/g), match =>
       Number(match[1]),
     )
     return { stdout: error.stdout, failed: new Set(numbers) }
   }
-}
-
-/**
- * Runs lines of ip(8) in one process. Stops at the first that fails, with the
- * line and iproute2's words in the error. An empty list does nothing.
- */
-export async function batch(lines: readonly string[]): Promise<void> {
-  if (lines.length === 0) return
-  try {
-    await run('ip', ['-batch', '-'], { input: `${lines.join('\n')}\n` })
-  } catch (error) {
-    throw explain(error, lines)
-  }
-}
-
-/** A line that failed, and iproute2's words. */
-export interface FailedLine {
-  readonly line: string
-  readonly why: string
-}
-
-/** Runs lines of ip(8) or bridge(8) in one process, each whatever became of the others. */
-export async function forceBatch(
-  program: 'ip' | 'bridge',
-  lines: readonly string[],
-): Promise<FailedLine[]> {
-  if (lines.length === 0) return []
-  try {
-    await run(program, ['-force', '-batch', '-'], { input: `${lines.join('\n')}\n` })
-    return []
-  } catch (error) {
-    if (!(error instanceof CommandError) || error.exitCode === null) throw explain(error)
-    // A complaint, then the number of its line.
-    const complaints = error.stderr.split(/Command failed -:(\d+)\n?/)
-    return complaints.flatMap((text, index) => {
-      const number = index % 2 === 0 ? Number(complaints[index + 1]) : NaN
-      const line = lines[number - 1]
-      return line === undefined ? [] : [{ line: `${program} ${line}`, why: text.trim() }]
-    })
-  }
-}
-
-/** iproute2 says `Command failed -:2` for the second line of a batch. */
-function explain(error: unknown, lines: readonly string[] = []): unknown {
-  if (!(error instanceof CommandError)) return error
-  if (error.code === 'ENOENT') return missing()
-  const number = /Command failed -:(\d+)/.exec(error.stderr)?.[1]
-  const line = number === undefined ? undefined : lines[Number(number) - 1]
-  if (line === undefined) return error
-  const why = error.stderr.split('\n')[0]?.trim() ?? ''
-  return new Error(`ip ${line}: ${why}`, { cause: error })
-}
-
-function missing(): Error {
-  return new Error('the program ip is not installed; install the package iproute2')
 }
 
 async function ipJson(
@@ -414,7 +361,7 @@ async function ipJson(
   try {
     return await run('ip', ['-json', ...args], options)
   } catch (error) {
-    throw explain(error)
+    throw explainIp(error)
   }
 }
 

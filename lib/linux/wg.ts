@@ -3,7 +3,7 @@
  * space implementation's alike.
  */
 import { CommandError, NotThereError, type RunOptions, run } from './run.js'
-import type { FailedLine } from './iproute.js'
+import type { FailedLine } from './ip-batch.js'
 
 /** A key as wg(8) writes it: 32 bytes in base64, so that the last digit has two bits to spare. */
 export const WG_KEY = /^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw480]=$/

@@ -54,3 +54,8 @@ export function splitWords(
   if (word !== undefined) words.push(word)
   return words
 }
+
+/** One word for a shell, whatever is in it: what splitWords takes apart again. */
+export function quoteWord(text: string): string {
+  return `'${text.replaceAll("'", String.raw`'\''`)}'`
+}

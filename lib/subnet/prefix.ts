@@ -109,6 +109,10 @@ export function containsAddress(prefix: Prefix, address: Address): boolean {
 }
 
 /** True when every address of `inner` lies in `outer`. */
+export function isAmong(ranges: readonly Prefix[], address: Address): boolean {
+  return ranges.some(range => containsAddress(range, address))
+}
+
 export function containsPrefix(outer: Prefix, inner: Prefix): boolean {
   return outer.length <= inner.length && containsAddress(outer, baseAddress(inner))
 }

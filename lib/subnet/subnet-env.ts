@@ -66,6 +66,13 @@ export function parseVariables(text: string): Map<string, string> {
   return variables
 }
 
+/** A line that parseVariables, a shell and systemd's EnvironmentFile read alike; of one line, whatever is in it. */
+export function formatVariable(name: string, value: string): string {
+  const line = value.replaceAll(/[\r\n]+/g, ' ')
+  const isPlain = /^[\w./:,@-]*$/.test(line)
+  return `${name}=${isPlain ? line : `"${line.replaceAll(/["\\$`]/g, '\\$&')}"`}`
+}
+
 /** What stands between quotes, or in front of a comment. */
 function unquote(raw: string): string {
   const quoted = /^(["'])(.*)\1$/.exec(raw)

@@ -208,3 +208,15 @@ export function toEntry(record: SubnetRecord): Entry {
     ...(record.kind === 'lease' && { leaseId: record.leaseId }),
   }
 }
+
+/**
+ * By which people know a host, from its record as JSON: flannel writes 0.0.0.0 where
+ * there is no IPv4.
+ */
+export function publicAddressOf(record: {
+  readonly PublicIP: string
+  readonly PublicIPv6?: string | null | undefined
+}): string {
+  const { PublicIP, PublicIPv6 } = record
+  return PublicIP === '0.0.0.0' ? (PublicIPv6 ?? PublicIP) : PublicIP
+}

@@ -3,21 +3,15 @@ import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
 import type { Test } from 'tap'
-import type { LabHost } from '../../cmd/flannelctl/lab/host.js'
 import { ipInside, runInside } from '../../cmd/flannelctl/lab/namespaces.js'
 import { openLab } from '../../cmd/flannelctl/lab/lab.js'
 import { underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
 import { flannelctl } from '../helpers/flannelctl.js'
+import { type Case, diagnose, expectCause } from './diagnosis.js'
 import { happens } from './open-test-lab.js'
 
 const NAME = 't-doctor'
 const IFACE = 'flanneld --iface='
-
-interface Answer {
-  readonly checks: readonly string[]
-  readonly what: string
-  readonly mend: string
-}
 
 const lab = await openLab({ name: NAME, hosts: 3, flags: ['--probe-rate=50'] })
 t.teardown(async () => {
@@ -25,23 +19,6 @@ t.teardown(async () => {
 })
 const host = lab.host(1)
 const underlay = underlayNamespace(NAME)
-
-async function doctor(on: LabHost = host): Promise<Answer> {
-  const { stdout, exitCode, stderr } = await flannelctl(on, ['doctor'])
-  const lines = stdout.split('\n').filter(line => line !== '')
-  const found = lines.filter(line => !line.startsWith(' '))
-  const isRight = (exitCode === 0) === (found.length === 0)
-  if (!isRight || stderr !== '') throw new Error(`${exitCode}: ${stdout}${stderr}`)
-  return {
-    checks: found.map(line => line.replace(/:.*/, '')),
-    what: found[0] ?? '',
-    mend: lines.find(line => line.startsWith(' '))?.trim() ?? '',
-  }
-}
-
-async function isWell(): Promise<boolean> {
-  return (await doctor()).checks.length === 0
-}
 
 /** What the operator does whom doctor tells to. */
 async function mend(command: string): Promise<void> {
@@ -59,40 +36,19 @@ async function unplug(link: string): Promise<void> {
   for (const each of lab.hosts) await ipInside(each.namespace, ['neigh flush all'])
 }
 
-/** Breaks the host, and says what doctor is to find. */
-interface Case {
-  readonly check: string
-  readonly what: RegExp
-  readonly spoil: () => Promise<unknown>
-  /** Where no command mends it. */
-  readonly mend?: () => Promise<unknown>
-  readonly tidyUp?: () => Promise<unknown>
-}
-
-function breaks(
-  name: string,
-  { check, what, spoil, mend: other, tidyUp }: Case,
-): Promise<unknown> {
-  return t.test(name, async (t: Test) => {
-    await spoil()
-    let answer: Answer = { checks: [], what: '', mend: '' }
-    await happens('doctor finds it', async () => {
-      answer = await doctor()
-      return answer.checks[0] === check
-    }).catch(() => undefined)
-    t.same(answer.checks, [check], `one cause is named (${answer.what})`)
-    t.match(answer.what, what, 'and what it is')
-    if (other === undefined) await mend(answer.mend)
-    else await other()
-    await happens(`"${answer.mend}" mends it`, isWell)
-    await happens('packets flow', async () => {
-      const [reached] = await host.container.ping([lab.host(2).container.address])
-      return reached?.received === 1
-    })
-    if (tidyUp === undefined) return
-    await tidyUp()
-    await happens('the host is well again', isWell)
-  })
+function breaks(name: string, broken: Case): Promise<unknown> {
+  return t.test(name, (t: Test) =>
+    expectCause(t, broken, {
+      ask: () => diagnose(host, 'doctor'),
+      mend,
+      // doctor looks at this host alone: the other may need a moment.
+      flows: () =>
+        happens('packets flow', async () => {
+          const [reached] = await host.container.ping([lab.host(2).container.address])
+          return reached?.received === 1
+        }).then(() => true),
+    }),
+  )
 }
 
 const sh = (command: string) => (): Promise<string> => host.run(['sh', '-c', command])

@@ -92,6 +92,20 @@ t.test('top counts what goes to and comes from each remote', async t => {
   t.equal((await flannelctl(one, ['top', '--interval=0'])).exitCode, 2)
 })
 
+t.test('peers say how long a lease lasts, and with --rate what flows', async t => {
+  const traffic = await startTraffic(one, two)
+  const { stdout, stderr } = await flannelctl(one, ['peers', '--rate'])
+  t.equal(stderr, '')
+  t.match(stdout, /MTU +LEASE +SENT +RECEIVED$/m)
+  t.match(stdout, / (23h59m|1d0h) +\d+ kbit\/s +\d+ kbit\/s$/m)
+  const { peers } = await json(one, 'peers', '--rate')
+  await stopTraffic(traffic)
+  const [peer] = peers as Record<string, number>[]
+  const { leaseExpiresInSeconds: left = 0, sentBytesPerSecond: sent = 0 } = peer ?? {}
+  t.ok(left > 86_000 && left <= 86_400, `${left} s`)
+  t.ok(sent > 28 * 20, `${sent} bytes a second`)
+})
+
 t.test('capture writes what tcpdump reads', async t => {
   const directory = t.testdir()
   const dump = async (file: string): Promise<string[]> => {

@@ -13,7 +13,7 @@ import {
 } from '../../cmd/flannelctl/lab/namespaces.js'
 import { Verification } from '../../lib/backend/kernel/verification.js'
 import { ipipEncapsulation } from '../../lib/backend/kernel/verification-rules.js'
-import { batch } from '../../lib/linux/iproute.js'
+import { batch } from '../../lib/linux/ip-batch.js'
 import { run } from '../../lib/linux/run.js'
 import { parsePrefix } from '../../lib/subnet/prefix.js'
 import { backendContext } from '../helpers/backend-context.js'

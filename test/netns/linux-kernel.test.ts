@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import t from 'tap'
-import { batch, listLinks, listRoutes, routeTo } from '../../lib/linux/iproute.js'
+import { batch } from '../../lib/linux/ip-batch.js'
+import { listLinks, listRoutes, routeTo } from '../../lib/linux/iproute.js'
 import { restoreTable, saveTable, supportsRandomFully } from '../../lib/linux/iptables.js'
 import * as libc from '../../lib/linux/libc.js'
 import { readSysctl, writeSysctl } from '../../lib/linux/sysctl.js'

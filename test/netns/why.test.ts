@@ -6,6 +6,7 @@ import type { LabNode } from '../../cmd/flannelctl/lab/host.js'
 import { ipInside } from '../../cmd/flannelctl/lab/namespaces.js'
 import { hostAddress, underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
 import { flannelctl } from '../helpers/flannelctl.js'
+import { type Answer, type Case, diagnose, expectCause } from './diagnosis.js'
 import { happens, pathOf, subnetOf } from './open-test-lab.js'
 
 const NAME = 't-why'
@@ -13,12 +14,6 @@ const PORT = 765
 
 /** Four looks that find how long a packet may be, and as many that find nothing. */
 const MENDS_MS = 120_000
-
-interface Answer {
-  readonly checks: readonly string[]
-  readonly what: string
-  readonly mend: string
-}
 
 const lab = await openLab({
   name: NAME,
@@ -32,18 +27,7 @@ const [here, there] = [lab.host(1), lab.host(2)]
 const a = here.container.address
 const b = there.container.address
 
-async function why(from = a, to = b): Promise<Answer> {
-  const { stdout, exitCode, stderr } = await flannelctl(here, ['why', from, to])
-  const lines = stdout.split('\n').filter(line => line !== '')
-  const found = lines.filter(line => !line.startsWith(' '))
-  const isRight = (exitCode === 0) === (found.length === 0)
-  if (!isRight || stderr !== '') throw new Error(`${exitCode}: ${stdout}${stderr}`)
-  return {
-    checks: found.map(line => line.replace(/:.*/, '')),
-    what: found[0] ?? '',
-    mend: lines.find(line => line.startsWith(' '))?.trim() ?? '',
-  }
-}
+const why = (from = a, to = b): Promise<Answer> => diagnose(here, 'why', from, to)
 
 /** What the operator does whom why tells to. */
 async function mend(command: string): Promise<void> {
@@ -54,40 +38,17 @@ async function mend(command: string): Promise<void> {
   else await host.run(['sh', '-c', what])
 }
 
-interface Case {
-  readonly check: string
-  readonly what: RegExp
-  readonly spoil: () => Promise<unknown>
-  /** Where no command mends it. */
-  readonly mend?: () => Promise<unknown>
-  readonly tidyUp?: () => Promise<unknown>
-}
-
-function breaks(
-  name: string,
-  { check, what, spoil, mend: other, tidyUp }: Case,
-): Promise<unknown> {
-  return t.test(name, async (t: Test) => {
-    await spoil()
-    let answer: Answer = { checks: [], what: '', mend: '' }
-    await happens('why finds it', async () => {
-      answer = await why()
-      return answer.checks[0] === check
-    }).catch(() => undefined)
-    t.same(answer.checks, [check], `one cause is named (${answer.what})`)
-    t.match(answer.what, what, 'and what it is')
-    if (other === undefined) await mend(answer.mend)
-    else await other()
-    let after = answer
-    await happens(`"${answer.mend}" mends it`, async () => {
-      after = await why()
-      return after.checks.length === 0
-    }).catch(() => undefined)
-    t.same(after.checks, [], `"${answer.mend}" mends it (${after.what})`)
-    const [reached] = await here.container.ping([b])
-    t.equal(reached?.received, 1, 'packets flow')
-    await tidyUp?.()
-  })
+function breaks(name: string, broken: Case): Promise<unknown> {
+  return t.test(name, (t: Test) =>
+    expectCause(t, broken, {
+      ask: why,
+      mend,
+      flows: async () => {
+        const [reached] = await here.container.ping([b])
+        return reached?.received === 1
+      },
+    }),
+  )
 }
 
 const sh = (node: LabNode, command: string) => (): Promise<string> =>

@@ -57,7 +57,7 @@ t.test('peers tell when each side has agreed on keys last', async t => {
     const { exitCode, stdout } = await flannelctl(one, ['peers'])
     return exitCode === 0 && stdout.match(/ up .* \d+s ago$/gm)?.length === 2
   })
-  t.match((await flannelctl(one, ['peers'])).stdout, /OVERLAY +MTU +HANDSHAKE$/m)
+  t.match((await flannelctl(one, ['peers'])).stdout, /OVERLAY +MTU +LEASE +HANDSHAKE$/m)
 })
 
 t.test('a host with another preshared key is told from one that is away', async t => {

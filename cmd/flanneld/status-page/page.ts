@@ -1,3 +1,4 @@
+import { publicAddressOf } from '../../../lib/subnet/subnet-record.js'
 import { createHash } from 'node:crypto'
 import { ROUTE_PROTOCOL } from '../../../lib/backend/route-protocol.js'
 import type { Route } from '../../../lib/linux/iproute.js'
@@ -113,10 +114,6 @@ function stateOf({ path }: Remote): Exclude<SlotState, 'free' | 'own'> {
   return path?.state ?? 'unknown'
 }
 
-function publicIpOf({ record: { PublicIP, PublicIPv6 } }: Remote): string {
-  return PublicIP === '0.0.0.0' ? (PublicIPv6 ?? PublicIP) : PublicIP
-}
-
 function usageSection({ networks, lease, remotes = [] }: DaemonStatus): Html {
   if (networks === undefined || lease === undefined)
     return html`<section id="usage">
@@ -130,7 +127,7 @@ function usageSection({ networks, lease, remotes = [] }: DaemonStatus): Html {
       text: `${lease.subnet}: this host`,
     })),
     ...remotes.flatMap(remote => {
-      const text = `${remote.subnet}: ${publicIpOf(remote)}, ${stateOf(remote)}`
+      const text = `${remote.subnet}: ${publicAddressOf(remote.record)}, ${stateOf(remote)}`
       return parseSubnetText(remote.subnet).map(range => ({
         range,
         state: stateOf(remote),
@@ -205,7 +202,7 @@ function remoteRow(remote: Remote): Html {
   const loss = path?.loss
   return html`<tr>
     <td>${subnet}</td>
-    <td>${publicIpOf(remote)}</td>
+    <td>${publicAddressOf(remote.record)}</td>
     <td><span class="key ${state}"></span>${LEGEND[state]}</td>
     <td>${typeof roundTrip === 'number' ? `${roundTrip.toFixed(2)} ms` : ''}</td>
     <td>${typeof loss === 'number' ? `${Math.round(loss * 100)}%` : ''}</td>

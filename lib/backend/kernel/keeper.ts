@@ -1,4 +1,4 @@
-import { type FailedLine, forceBatch } from '../../linux/iproute.js'
+import { type FailedLine, forceBatch } from '../../linux/ip-batch.js'
 import type { IpObject } from '../../linux/ip-monitor.js'
 import { forceWg } from '../../linux/wg.js'
 import type { BackendContext } from '../backend.js'

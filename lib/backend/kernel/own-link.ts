@@ -1,4 +1,5 @@
-import { type Link, batch } from '../../linux/iproute.js'
+import { batch } from '../../linux/ip-batch.js'
+import { type Link } from '../../linux/iproute.js'
 import { hasIpv6 } from '../../linux/sysctl.js'
 import {
   ADDRESS_BITS,

@@ -1,4 +1,5 @@
-import { type Link, batch, listLinks } from '../../linux/iproute.js'
+import { batch } from '../../linux/ip-batch.js'
+import { type Link, listLinks } from '../../linux/iproute.js'
 import { CommandError, NotThereError, run } from '../../linux/run.js'
 import { type WgDevice, setWg, showWg } from '../../linux/wg.js'
 import type { Prefix } from '../../subnet/prefix.js'

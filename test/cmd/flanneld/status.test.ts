@@ -119,7 +119,15 @@ t.test(
 
     const asked: string[] = []
     const actions = new Map([['release-lease', () => asked.push('release')]])
-    const server = await openStatusServer(socketPath, () => state.toJson(), actions)
+    const questions = new Map([
+      ['lease-times', () => Promise.resolve({ '10.5.1.0/24': 7 })],
+    ])
+    const server = await openStatusServer(
+      socketPath,
+      () => state.toJson(),
+      actions,
+      questions,
+    )
 
     t.equal(statSync(socketPath).mode & 0o777, 0o600)
     const [code, body] = await ask({ socketPath }, '/status')
@@ -130,6 +138,7 @@ t.test(
       lease: { subnet: '10.5.72.0/24' },
       backend: { error: 'Error: the packet path is gone' },
     })
+    t.same(await ask({ socketPath }, '/lease-times'), [200, '{"10.5.1.0/24":7}'])
     t.equal((await ask({ socketPath }, '/'))[0], 404)
     t.equal((await ask({ socketPath }, '/status', 'PUT'))[0], 404)
     t.equal((await ask({ socketPath }, '/release-lease', 'POST'))[0], 202)

@@ -2,45 +2,17 @@ import t from 'tap'
 import { runChecks } from '../../../lib/diagnosis/check.js'
 import { HOST_CHECKS } from '../../../lib/diagnosis/host-checks.js'
 import type { HostFacts } from '../../../lib/diagnosis/host-facts.js'
+import { WELL_HOST } from '../../helpers/host-facts.js'
 import { parsePrefix } from '../../../lib/subnet/prefix.js'
-
-const WELL: HostFacts = {
-  isRoot: true,
-  daemon: {
-    phase: 'ready',
-    etcdReachable: true,
-    ignoredRecords: [],
-    troubles: {},
-    notes: {},
-    backend: { type: 'vxlan', device: 'flannel.1' },
-  },
-  networks: [parsePrefix('10.5.0.0/16')],
-  subnet: [parsePrefix('10.5.1.0/24')],
-  host: { links: [], routes: [] },
-  ownDevices: new Set(['flannel.1']),
-  publicIp: undefined,
-  missingModule: undefined,
-  overlaps: [],
-  sysctls: new Map(),
-  etcd: {
-    endpoints: ['http://192.0.2.1:2379'],
-    trouble: undefined,
-    isAway: false,
-    aheadMs: 0,
-  },
-  ways: new Map(),
-  filters: new Map(),
-  rival: undefined,
-}
 
 /** What is found on a host that differs from one that is well. */
 function found(facts: Partial<HostFacts>): object[] {
-  return runChecks(HOST_CHECKS, { ...WELL, ...facts })
+  return runChecks(HOST_CHECKS, { ...WELL_HOST, ...facts })
     .filter(({ state }) => state === 'trouble')
     .map(({ check, mend }) => ({ check, mend }))
 }
 
-const DOWN = { ...WELL.etcd, trouble: 'connection refused', isAway: true }
+const DOWN = { ...WELL_HOST.etcd, trouble: 'connection refused', isAway: true }
 const STOPPED = { daemon: undefined, ownDevices: new Set(['flannel0']) }
 
 /** flannel0 of a packet path that has outlived its daemon. */

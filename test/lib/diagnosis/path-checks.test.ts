@@ -2,7 +2,8 @@ import t from 'tap'
 import { runChecks } from '../../../lib/diagnosis/check.js'
 import { PATH_CHECKS } from '../../../lib/diagnosis/path-checks.js'
 import type { PathFacts } from '../../../lib/diagnosis/path-facts.js'
-import { parseAddress, parsePrefix } from '../../../lib/subnet/prefix.js'
+import { parseAddress } from '../../../lib/subnet/prefix.js'
+import { WELL_HOST } from '../../helpers/host-facts.js'
 
 const MAC = '02:00:00:00:00:02'
 
@@ -13,28 +14,8 @@ const REMOTE = {
 }
 
 const WELL: PathFacts = {
-  isRoot: true,
-  daemon: {
-    phase: 'ready',
-    etcdReachable: true,
-    ignoredRecords: [],
-    troubles: {},
-    notes: {},
-    backend: { type: 'vxlan', device: 'flannel.1' },
-    remotes: [REMOTE],
-  },
-  networks: [parsePrefix('10.5.0.0/16')],
-  subnet: [parsePrefix('10.5.1.0/24')],
-  host: { links: [], routes: [] },
-  ownDevices: new Set(['flannel.1']),
-  publicIp: undefined,
-  missingModule: undefined,
-  overlaps: [],
-  sysctls: new Map(),
-  etcd: { endpoints: [], trouble: undefined, isAway: false, aheadMs: 0 },
-  ways: new Map(),
-  filters: new Map(),
-  rival: undefined,
+  ...WELL_HOST,
+  daemon: WELL_HOST.daemon && { ...WELL_HOST.daemon, remotes: [REMOTE] },
   here: parseAddress('10.5.1.2'),
   there: parseAddress('10.5.2.3'),
   silent: [],
