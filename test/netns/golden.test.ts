@@ -76,7 +76,7 @@ async function normalizer(): Promise<(text: string) => string> {
       .replaceAll(/\b\d+ [kM]?(bit\/s|\/s)/g, 'N $1')
       .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, 'TIME')
       .replaceAll(
-        /"(pid|\w*[rR]oundTripMs|\w*Seconds|\w*PerSecond|\w*Revision|etcdCalls|sent)": ?(-?\d[\d.e-]*|"[^"]*")/g,
+        /"(pid|\w*[rR]oundTripMs|\w*Seconds|\w*PerSecond|\w*Revision|applies|etcdCalls|sent)": ?(-?\d[\d.e-]*|"[^"]*")/g,
         '"$1": "#"',
       )
       .replaceAll(/ {2,}(?=\S)/g, (blanks: string, at: number, whole: string) =>

@@ -118,8 +118,8 @@ await t.test('--dry-run says what would change, and changes nothing', async t =>
     /^flannel runs as process \d+ of flannel\.service, with the backend udp$/m,
   )
   t.match(said, `keep   the subnet ${subnet}, its device`)
-  t.match(said, `FLANNELD_ETCD_ENDPOINTS="${ETCD_ENDPOINT}"`)
-  t.match(said, /FLANNELD_IFACE="eth0"\n.*FLANNELD_IP_MASQ="true"/)
+  t.match(said, `FLANNELD_ETCD_ENDPOINTS=${ETCD_ENDPOINT}\n`)
+  t.match(said, /FLANNELD_IFACE=eth0\n.*FLANNELD_IP_MASQ=true\n/)
   t.match(said, /stop {3}flannel\.service, and keep it from starting/)
   t.equal(
     await readFile(join(directory, 'log'), 'utf8'),
