@@ -2,6 +2,7 @@
 import { BackendError } from '../lib/backend/errors.js'
 import { SubnetError } from '../lib/subnet/errors.js'
 import { CommandFailure, EXIT } from './flannelctl/command.js'
+import { SETTINGS_FILES } from './flannelctl/unit-settings.js'
 import { COMMANDS, type Entry, commandList } from './flannelctl/commands.js'
 import { describeUnknown } from './flanneld/edit-distance.js'
 import { FileError } from './flanneld/files.js'
@@ -67,8 +68,9 @@ function helpText(): string {
 Looks at this host's part in the overlay network, and at the network in etcd.
 
 ${commandList()}
-flannelctl COMMAND --help tells more. etcd is found by flanneld's flags and
-FLANNELD_* variables.
+flannelctl COMMAND --help tells more. etcd and the daemon are found by flanneld's
+flags, by FLANNELD_* variables, and by those that this host's unit gives the daemon
+(${SETTINGS_FILES.join(', ')}).
 
 Exit codes: ${EXIT.ok} fine, ${EXIT.failure} failed, ${EXIT.usage} wrong usage, ${EXIT.trouble} answered, and the answer is trouble.
 `

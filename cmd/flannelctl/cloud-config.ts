@@ -3,6 +3,7 @@ import { quoteWord } from '../../lib/linux/words.js'
 import { formatVariable } from '../../lib/subnet/subnet-env.js'
 import { type FLANNELD_FLAGS, environmentName } from '../flanneld/flag-table.js'
 import { describeUnknown } from '../flanneld/edit-distance.js'
+import { ENVIRONMENT_FILE } from './unit-settings.js'
 
 /**
  * What CoreOS made of the section `coreos` of a cloud-config (coreos-cloudinit,
@@ -33,8 +34,6 @@ export type MachineAddresses = Partial<
 
 /** Everybody may read the variables; a password has a file of its own. */
 export const PASSWORD_FILE = '/etc/flannel/etcd-password'
-/** Which the unit reads before /etc/default/flanneld, which is the package's. */
-export const ENVIRONMENT_FILE = '/etc/flannel/options.env'
 
 const MODE = 0o644
 const SECRET_MODE = 0o600

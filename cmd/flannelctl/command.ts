@@ -1,4 +1,5 @@
 import { ETCD_FLAGS, type Flag, PLACE_FLAGS } from '../flanneld/flag-table.js'
+import { readUnitSettings } from './unit-settings.js'
 import { type FlagTable, formatHelp, readCommandLine } from '../flanneld/command-line.js'
 import { type Flags, UsageError } from '../flanneld/parse-flags.js'
 
@@ -54,7 +55,8 @@ export function defineCommand<Table extends FlagTable>(command: {
         process.stdout.write(await formatHelp(help, table))
         return EXIT.ok
       }
-      const { flags, words } = readCommandLine(table, args, process.env)
+      const environment = { ...(await readUnitSettings()), ...process.env }
+      const { flags, words } = readCommandLine(table, args, environment)
       return await command.run(flags, words)
     },
   }

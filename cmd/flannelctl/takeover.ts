@@ -6,16 +6,13 @@ import { checkBackend } from '../../lib/backend/backends.js'
 import { run } from '../../lib/linux/run.js'
 import { parseNetworkConfig } from '../../lib/subnet/network-config.js'
 import { configKey, formatSubnet, prefixesOf } from '../../lib/subnet/subnet-key.js'
-import {
-  formatVariable,
-  parseSubnetEnv,
-  parseVariables,
-} from '../../lib/subnet/subnet-env.js'
+import { formatVariable, parseSubnetEnv } from '../../lib/subnet/subnet-env.js'
 import { readCommandLine } from '../flanneld/command-line.js'
 import { readFileIfAny, writeFileAtomic } from '../flanneld/files.js'
 import { FLANNELD_FLAGS, environmentName } from '../flanneld/flag-table.js'
 import { type Flags, UsageError } from '../flanneld/parse-flags.js'
-import { ENVIRONMENT_FILE, PASSWORD_FILE } from './cloud-config.js'
+import { PASSWORD_FILE } from './cloud-config.js'
+import { ENVIRONMENT_FILE } from './unit-settings.js'
 import {
   COMMON_FLAGS,
   CommandFailure,
@@ -221,6 +218,7 @@ async function go(plan: Plan): Promise<void> {
   try {
     for (const { path, mode, text } of plan.files) await writeFileAtomic(path, text, mode)
     await systemctl('disable', '--now', unit)
+    await forgetFailures()
     await systemctl('enable', '--now', '--no-block', OUR_UNIT)
     await waitForSubnet(plan)
   } catch (error) {
@@ -243,9 +241,23 @@ async function waitForSubnet({ flags, subnet }: Plan): Promise<void> {
       throw new Error(`flanneld has got ${held} instead of ${subnet}`)
     }
     seen = status?.waitingFor ?? status?.phase ?? seen
+    if (status === undefined) await refuseFailed()
     await sleep(POLL_MS)
   }
   throw new Error(`flanneld was not ready in ${READY_MS / 1000} s: ${seen}`)
+}
+
+/** Throws when the unit has ended by itself, whether or not systemd starts it again. */
+async function refuseFailed(): Promise<void> {
+  const show = ['show', '--property=NRestarts', '--property=ActiveState', OUR_UNIT]
+  const state = await systemctl(...show)
+  if (!/^NRestarts=0$/m.test(state) || /^ActiveState=failed$/m.test(state))
+    throw new Error(`flanneld ends: journalctl -u ${OUR_UNIT} says why`)
+}
+
+/** Those of another time do not count. There are none when systemd does not know the unit. */
+async function forgetFailures(): Promise<void> {
+  await systemctl('reset-failed', OUR_UNIT).catch(() => undefined)
 }
 
 async function goBack(): Promise<void> {
@@ -260,8 +272,8 @@ async function goBack(): Promise<void> {
 /** Stops ours, takes away what it made, and starts what was there before with its files. */
 async function undo({ unit, files }: Memory): Promise<void> {
   await systemctl('disable', '--now', OUR_UNIT)
-  const flags = await readOurPlaces()
-  await run(process.execPath, [process.argv[1] ?? '', 'cleanup', ...flags])
+  await forgetFailures()
+  await run(process.execPath, [process.argv[1] ?? '', 'cleanup'])
   for (const [path, text] of Object.entries(files))
     if (text === null) await rm(path, { force: true })
     else await writeFileAtomic(path, text, path === PASSWORD_FILE ? 0o600 : 0o644)
@@ -269,15 +281,6 @@ async function undo({ unit, files }: Memory): Promise<void> {
   await rm(MEMORY_FILE, { force: true })
 }
 
-/** Where our daemon had its files, from the settings that it was started with. */
-async function readOurPlaces(): Promise<string[]> {
-  const variables = parseVariables((await readFileIfAny(ENVIRONMENT_FILE)) ?? '')
-  return (['etcd-prefix', 'subnet-file', 'etcd-endpoints'] as const).flatMap(name => {
-    const value = variables.get(environmentName(name))
-    return value === undefined ? [] : [`--${name}=${value}`]
-  })
-}
-
-async function systemctl(...args: readonly string[]): Promise<void> {
-  await run('systemctl', args, { timeoutMs: 90_000 })
+async function systemctl(...args: readonly string[]): Promise<string> {
+  return await run('systemctl', args, { timeoutMs: 90_000 })
 }
