@@ -6,6 +6,7 @@ import {
   type Order,
   formatOrder,
   orderKey,
+  ordersPrefix,
   parseSubnet,
   readOrder,
 } from '../../lib/subnet/orders.js'
@@ -165,7 +166,12 @@ async function order(
   return await withRegistry(flags, async (registry, prefix) => {
     const hostId = await findHostId(registry, prefix, host)
     const key = orderKey(prefix, hostId)
-    const value = formatOrder({ kind, ...(wanted && { to: wanted }), state: 'open' })
+    const value = formatOrder({
+      kind,
+      ...(wanted && { to: wanted }),
+      host,
+      state: 'open',
+    })
     await registry.commit([], [{ kind: 'put', key, value }])
     const answer = await waitForAnswer(registry, key)
     if (answer === undefined) {
@@ -194,12 +200,16 @@ async function waitForAnswer(
 
 async function allow(flags: LeaseFlags, host: string): Promise<number> {
   return await withRegistry(flags, async (registry, prefix) => {
+    const { entries } = await registry.list(ordersPrefix(prefix))
+    // A host that holds nothing is known by its id and by what the order called it.
     const hostId = await findHostId(registry, prefix, host).catch(() => host)
     const key = orderKey(prefix, hostId)
-    const { entry } = await registry.get(key)
-    if (entry === undefined) throw new CommandFailure(`there is no order for ${hostId}`)
-    await registry.commit([], [{ kind: 'delete', key }])
-    say(`${hostId} may hold a subnet again`)
+    const found =
+      entries.find(entry => entry.key === key) ??
+      entries.find(entry => readOrder(entry)?.host === host)
+    if (found === undefined) throw new CommandFailure(`there is no order for ${host}`)
+    await registry.commit([], [{ kind: 'delete', key: found.key }])
+    say(`${found.key.slice(ordersPrefix(prefix).length)} may hold a subnet again`)
     return EXIT.ok
   })
 }

@@ -20,24 +20,32 @@ export interface Order {
   readonly to?: Subnet
   /** move: the subnet that the host had when it took the order. */
   readonly from?: Subnet
+  /** What the operator called the host, for whoever takes the order back: it has no record then. */
+  readonly host?: string
   /** `taken`: the host is at it. */
   readonly state: 'open' | 'taken' | 'done' | 'refused'
   /** What the host says about it. */
   readonly answer?: string
 }
 
+/** Key prefix of all orders. */
+export function ordersPrefix(prefix: string): string {
+  return `${prefix}/orders/`
+}
+
 export function orderKey(prefix: string, hostId: string): string {
-  return `${prefix}/orders/${hostId}`
+  return `${ordersPrefix(prefix)}${hostId}`
 }
 
 const VERSION = 1
 
-export function formatOrder({ kind, to, from, state, answer }: Order): string {
+export function formatOrder({ kind, to, from, host, state, answer }: Order): string {
   return JSON.stringify({
     version: VERSION,
     kind,
     ...(to && { to: formatSubnet(to) }),
     ...(from && { from: formatSubnet(from) }),
+    ...(host !== undefined && { host }),
     state,
     ...(answer !== undefined && { answer }),
   })
@@ -49,7 +57,7 @@ export function parseOrder(text: string): Order {
   if (!isJsonObject(value) || value['version'] !== VERSION) {
     throw new SyntaxError(`not an order of version ${VERSION}`)
   }
-  const { kind, to, from, state, answer } = value
+  const { kind, to, from, host, state, answer } = value
   if (kind !== 'move' && kind !== 'revoke') throw new SyntaxError('unknown kind of order')
   if (state !== 'open' && state !== 'taken' && state !== 'done' && state !== 'refused')
     throw new SyntaxError('unknown state of an order')
@@ -58,6 +66,7 @@ export function parseOrder(text: string): Order {
     state,
     ...(typeof to === 'string' && { to: parseSubnet(to) }),
     ...(typeof from === 'string' && { from: parseSubnet(from) }),
+    ...(typeof host === 'string' && { host }),
     ...(typeof answer === 'string' && { answer }),
   }
 }
