@@ -19,6 +19,7 @@ import {
 } from '../../lib/subnet/subnet-key.js'
 import { UsageError } from '../flanneld/parse-flags.js'
 import { readEtcdOptions } from '../flanneld/etcd-options.js'
+import { readHeldSubnets } from '../flanneld/journal.js'
 import { networkDirectory, placesOf } from '../flanneld/places.js'
 import { checkOverlaps } from '../flanneld/this-host.js'
 import {
@@ -30,7 +31,6 @@ import {
 } from './command.js'
 import { type StatusFlags, tellDaemon } from './daemon-status.js'
 import { withRegistry } from './etcd.js'
-import { readLeaseCache } from './own-lease.js'
 
 const FLAGS = {
   ...COMMON_FLAGS,
@@ -138,12 +138,12 @@ async function warnOfThisHost(
   flags: StatusFlags & Parameters<typeof withRegistry>[0],
 ): Promise<void> {
   const networks = config.families.map(({ network }) => network)
-  const cache = await readLeaseCache(flags)
+  const places = placesOf(flags)
   try {
     await checkOverlaps({
       config,
-      previous: cache?.held.subnet,
-      stateDir: join(placesOf(flags).stateDir, networkDirectory(networks)),
+      formerSubnets: await readHeldSubnets(places.journalFile),
+      stateDir: join(places.stateDir, networkDirectory(networks)),
       endpoints: readEtcdOptions(flags).endpoints,
     })
   } catch (error) {

@@ -27,6 +27,7 @@ import { parseHolder } from '../../lib/subnet/subnet-record.js'
 import { readEtcdOptions } from '../flanneld/etcd-options.js'
 import type { ETCD_FLAGS } from '../flanneld/flag-table.js'
 import type { Flags } from '../flanneld/parse-flags.js'
+import { readHeldSubnets } from '../flanneld/journal.js'
 import { networkDirectory, placesOf } from '../flanneld/places.js'
 import { findHostOverlaps, readOwnDevices } from '../flanneld/this-host.js'
 import { type DaemonStatus, type StatusFlags, askDaemon } from './daemon-status.js'
@@ -82,7 +83,7 @@ export async function readHostFacts(
         ? []
         : await findHostOverlaps({
             config,
-            previous: cache?.held.subnet,
+            formerSubnets: await readHeldSubnets(placesOf(flags).journalFile),
             stateDir,
             endpoints: etcd.facts.endpoints,
           }),

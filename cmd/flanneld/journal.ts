@@ -2,6 +2,8 @@ import { appendFile, stat } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import type { Clock } from '../../lib/subnet/clock.js'
 import { isJsonObject } from '../../lib/subnet/go-json.js'
+import { parseSubnet } from '../../lib/subnet/orders.js'
+import type { Subnet } from '../../lib/subnet/subnet-key.js'
 import { readFileIfAny, writeFileAtomic } from './files.js'
 
 /** Some two thousand events: years of an ordinary host. */
@@ -71,6 +73,21 @@ export class Journal {
 export async function readJournal(path: string): Promise<JournalEvent[]> {
   const text = (await readFileIfAny(path)) ?? ''
   return text.split('\n').flatMap(line => parseEvent(line) ?? [])
+}
+
+/** Every subnet that the host has held, as far as the journal goes back; none for who may not read it. */
+export async function readHeldSubnets(path: string): Promise<Subnet[]> {
+  const events = await readJournal(path).catch(() => [])
+  const texts = events.flatMap(({ event, subnet }) =>
+    event === 'holding' && typeof subnet === 'string' ? [subnet] : [],
+  )
+  return [...new Set(texts)].flatMap(text => {
+    try {
+      return parseSubnet(text)
+    } catch {
+      return []
+    }
+  })
 }
 
 /** One line for people. */

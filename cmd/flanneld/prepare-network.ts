@@ -22,6 +22,7 @@ import type { LeaseCache } from '../../lib/subnet/lease-cache.js'
 import { LeaseCacheFile } from './lease-cache-file.js'
 import { makePlaces, networkDirectory } from './places.js'
 import { readPreviousSubnetEnv } from './subnet-env-file.js'
+import { readHeldSubnets } from './journal.js'
 import { checkOverlaps, findUnderlay, readLocalAddresses } from './this-host.js'
 import { storeFirstConfig, waitForConfig } from './wait-for-config.js'
 
@@ -78,7 +79,11 @@ export async function prepareNetwork(
   const formerEnv = await readPreviousSubnetEnv(flags['subnet-file'], log)
   // What containers were told of last, by whichever daemon; a reboot forgets it.
   const previous = formerEnv?.subnet ?? cache?.held.subnet
-  await checkOverlaps({ config, previous, stateDir, endpoints: context.endpoints })
+  const formerSubnets = [
+    ...(previous ? [previous] : []),
+    ...(await readHeldSubnets(places.journalFile)),
+  ]
+  await checkOverlaps({ config, formerSubnets, stateDir, endpoints: context.endpoints })
   const plan = planBackend({
     config,
     underlay,

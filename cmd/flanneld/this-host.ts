@@ -117,7 +117,8 @@ function readPublicIp(flag: string, text: string, family: Family): Address | und
 interface OverlapOptions {
   readonly config: NetworkConfig
   /** The subnet of an earlier run: its bridge may be there. */
-  readonly previous?: Subnet | undefined
+  /** That this host has held: Docker's bridge is in the last one of which it was told. */
+  readonly formerSubnets?: readonly Subnet[]
   /** Where the name of our device was written down. */
   readonly stateDir?: string
   readonly endpoints?: readonly string[]
@@ -135,19 +136,20 @@ export async function checkOverlaps(options: OverlapOptions): Promise<void> {
 
 /** What of this host the Network would take addresses away from, a sentence each. */
 export async function findHostOverlaps(options: OverlapOptions): Promise<string[]> {
-  const { config, previous, stateDir, endpoints = [] } = options
+  const { config, formerSubnets = [], stateDir, endpoints = [] } = options
   const host = await readHostNetwork()
   const ownDevices = await readOwnDevices(config, stateDir)
   const addresses = endpointHosts(endpoints).flatMap(name => tryParse(name) ?? [])
   return config.families.flatMap(({ network }) => {
-    const ownSubnet = previous && subnetPrefix(previous, network.family)
     return findOverlaps({
       network,
       host,
       endpoints: addresses,
       ownDevices,
       leavesRoutes: leavesRoutes(config),
-      ...(ownSubnet && { ownSubnet }),
+      ownSubnets: formerSubnets.flatMap(
+        subnet => subnetPrefix(subnet, network.family) ?? [],
+      ),
     })
   })
 }

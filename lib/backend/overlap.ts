@@ -23,8 +23,8 @@ export interface OverlapCheck {
   readonly ownDevices: readonly string[]
   /** Routes to parts of the network are the operator's, and single addresses on devices of his: they lead to the other hosts. */
   readonly leavesRoutes?: boolean
-  /** The subnet that this host held last: a bridge inside it is what an earlier run was for. */
-  readonly ownSubnet?: Prefix
+  /** Subnets that this host has held: a bridge inside one is what an earlier run was for. */
+  readonly ownSubnets?: readonly Prefix[]
 }
 
 /**
@@ -61,10 +61,13 @@ function overlappingLinks(check: OverlapCheck): string[] {
       const range = parseInterfaceAddress(`${address.local}/${address.prefixLength}`)
       if (!overlaps(network, range) || isOurs(range, check)) return []
       if (leavesRoutes && range.length === ADDRESS_BITS[range.family]) return []
-      const what = link.kind === 'bridge' ? 'bridge' : 'interface'
-      return [
-        `network ${formatPrefix(network)} overlaps ${what} ${link.name} (${address.local}/${address.prefixLength})`,
-      ]
+      const place = `${link.name} (${address.local}/${address.prefixLength})`
+      const sentence = `network ${formatPrefix(network)} overlaps`
+      if (link.kind !== 'bridge') return [`${sentence} interface ${place}`]
+      const remedy = containsPrefix(network, range)
+        ? `, unless it is Docker's from a subnet that this host once had: then ip link delete ${link.name}, and restart Docker`
+        : ''
+      return [`${sentence} bridge ${place}${remedy}`]
     })
 }
 
@@ -96,8 +99,8 @@ function overlappingRoutes(check: OverlapCheck): string[] {
   })
 }
 
-function isOurs(range: Prefix, { ownSubnet }: OverlapCheck): boolean {
-  return ownSubnet !== undefined && containsPrefix(ownSubnet, range)
+function isOurs(range: Prefix, { ownSubnets = [] }: OverlapCheck): boolean {
+  return ownSubnets.some(subnet => containsPrefix(subnet, range))
 }
 
 function contains(network: Prefix, text: string): boolean {
