@@ -36,7 +36,7 @@ export async function readPreviousSubnetEnv(
 /**
  * Writes the environment file for the container runtime. As with flannel a
  * failure does not end the daemon; it is told, and tried again until it works
- * or `signal` aborts. Returns whether the file is written.
+ * or `signal` aborts, unless the file says that already. Returns whether it does.
  */
 export async function writeSubnetEnv(
   { flags, state, clock, log }: DaemonContext,
@@ -59,6 +59,12 @@ export async function writeSubnetEnv(
       state.report('subnet file', undefined)
       return true
     } catch (error) {
+      // On a full disk, what an earlier run has left there will do.
+      if ((await readFileIfAny(path).catch(() => undefined)) === text) {
+        log.warn({ reason: (error as Error).message }, 'the subnet file stays as it was')
+        state.report('subnet file', undefined)
+        return true
+      }
       const reason = `${(error as Error).message}; make its directory writable or set --subnet-file`
       if (!said) log.error({ reason }, 'container runtimes cannot be told of the subnet')
       said = true
