@@ -277,9 +277,10 @@ export class HostLease {
       onHeld: async now => {
         this.#made = now
         view.setOwn(this.#markOf(now))
-        // What the path was told before may be too much now.
-        if (keeper.provenUntil < permit.until)
-          await extendPermit(tenure, host, this.#options.clock)
+        const { clock } = this.#options
+        // What the path was told before may be too much now, or have run out while we slept.
+        if (keeper.provenUntil < permit.until || permit.until < clock.now())
+          await extendPermit(tenure, host, clock)
       },
     })
     this.#keeper = keeper

@@ -63,6 +63,12 @@ export class ManualClock implements Clock {
     await this.#drive(() => this.#pass(ms))
   }
 
+  /** Time goes by in which nothing runs, as on a machine that is suspended: who was due wakes late. */
+  async oversleep(ms: number): Promise<void> {
+    this.#now += ms
+    await this.advance(0)
+  }
+
   async #drive<T>(act: () => Promise<T>): Promise<T> {
     if (this.#driven) throw new Error('somebody moves the clock already')
     this.#driven = true
@@ -77,7 +83,8 @@ export class ManualClock implements Clock {
     const end = this.#now + ms
     await this.settle()
     for (let next = this.#next(); next !== undefined && next.due <= end;) {
-      this.#now = next.due
+      // Who overslept wakes now.
+      this.#now = Math.max(this.#now, next.due)
       next.wake()
       await this.settle()
       next = this.#next()

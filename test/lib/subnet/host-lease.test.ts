@@ -221,6 +221,17 @@ t.test('a stop leaves the permit as it was, the end of a tenure none', async t =
   t.equal(other.permitUntil, 0)
 })
 
+t.test('after a sleep past the lease, packets go on as soon as it is proven', async t => {
+  const life = await start(t)
+  const { clock } = life.world
+
+  await clock.oversleep(2 * TTL_SECONDS * 1000)
+  await clock.advance(2000)
+
+  t.equal(life.served.length, 1)
+  t.ok(life.permitUntil > clock.now() + 60_000, 'a permit for long')
+})
+
 t.test(
   'what etcd denies is not forwarded from for long unless somebody is there',
   async t => {
