@@ -58,7 +58,8 @@ Prints all of it, or writes the files below --output. Says what is left out, and
   },
 })
 
-function readCloudConfig(
+/** Throws CommandFailure. */
+export function readCloudConfig(
   text: string,
   file: string,
   addresses: Record<string, string | undefined>,

@@ -68,17 +68,18 @@ export class LabDaemon {
   /** Starts it without waiting: what it says while it waits is a test's business. */
   launch(more: readonly string[] = []): void {
     const { namespace, outlive, directory, flags = [] } = this.#options
+    const given = [...flags, ...more]
     // Those that are given are tried in order: ours would be the first.
-    const isInterfaceGiven = more.some(flag => flag.startsWith('--iface='))
+    const usual = ['--iface=eth0', `--etcd-endpoints=${ETCD_ENDPOINT}`].filter(
+      flag => !given.some(other => other.startsWith(flag.slice(0, flag.indexOf('=') + 1))),
+    )
     const command = withMounts(mountsOfHost(directory), [
       ...this.through,
       process.execPath,
       this.program,
-      ...(isInterfaceGiven ? [] : ['--iface=eth0']),
-      `--etcd-endpoints=${ETCD_ENDPOINT}`,
+      ...usual,
       ...this.placeFlags,
-      ...flags,
-      ...more,
+      ...given,
     ])
     this.#process = new LabProcess({ namespace, command, log: this.logFile, outlive })
   }
