@@ -7,6 +7,7 @@ import { COMMANDS, type Entry, commandList } from './flannelctl/commands.js'
 import { describeUnknown } from './flanneld/edit-distance.js'
 import { FileError } from './flanneld/files.js'
 import { UsageError } from './flanneld/parse-flags.js'
+import { keepPlain } from './flanneld/plain-text.js'
 import { VERSION } from './flanneld/version.js'
 
 // Node's warnings about what libraries call are for developers, and tests show them.
@@ -29,6 +30,9 @@ async function main([name, ...args]: readonly string[]): Promise<number> {
     return EXIT.ok
   }
   try {
+    // A lab paints what it says, and hands on what its programs print.
+    if (name !== 'lab')
+      for (const stream of [process.stdout, process.stderr]) keepPlain(stream)
     const command = await find(name).load()
     return await command.run(args)
   } catch (error) {

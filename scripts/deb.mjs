@@ -12,6 +12,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
+import { execFileSync } from 'node:child_process'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join, relative } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -57,6 +58,8 @@ await main(async () => {
   try {
     chmodSync(stage, 0o755)
     fill(stage, { ...manifest, version })
+    const sbom = zipText(billOfMaterials({ ...manifest, version }))
+    put(stage, 'usr/share/doc/flanneld/sbom.cdx.json.gz', sbom)
     describe(stage, version, architecture)
     mkdirSync(values.output, { recursive: true })
     const file = join(values.output, `flanneld_${version}_${architecture}.deb`)
@@ -180,7 +183,25 @@ function installed(path) {
 }
 
 function zip(path) {
-  return gzipSync(read(path), { level: 9 })
+  return zipText(read(path))
+}
+
+function zipText(text) {
+  return gzipSync(text, { level: 9 })
+}
+
+/** Which packages of npm are in it, with their licences and digests (CycloneDX). */
+function billOfMaterials({ name, version }) {
+  const args = ['sbom', '--omit=dev', '--sbom-format=cyclonedx', '--package-lock-only']
+  const text = execFileSync('npm', args, {
+    cwd: ROOT,
+    encoding: 'utf8',
+    maxBuffer: 16 << 20,
+  })
+  const bill = JSON.parse(text)
+  // npm calls it after the directory that it is in.
+  Object.assign(bill.metadata.component, { name, version })
+  return JSON.stringify(bill, null, 1)
 }
 
 function files(directory) {

@@ -29,7 +29,7 @@ import { TapReport } from './tap-report.mjs'
 const LIMIT_MS = 15 * 60_000
 
 /** Folders of tests that need root, or programs beyond Node.js. */
-const NEED_MORE = ['docker', 'etcd', 'netns', 'packaging', 'scripts']
+const NEED_MORE = ['docker', 'etcd', 'faults', 'netns', 'packaging', 'scripts']
 
 /** That of tests for a kernel that not every machine has: npm run test:uml. */
 const OTHER_KERNEL = 'uml'
@@ -68,7 +68,7 @@ async function testAll() {
 
 /**
  * The compiled tests, by their sources: dist may hold what is deleted since. The
- * one that computes longest is first, so that it does not run on alone at the end.
+ * longest are first, so that none of them runs on alone at the end.
  */
 function testFiles(isWanted = () => true) {
   const files = readdirSync(join(ROOT, 'test'), { recursive: true })
@@ -78,7 +78,7 @@ function testFiles(isWanted = () => true) {
     .map(path => join('dist/test', path.replace(/ts$/, 'js')))
   const words = process.argv.slice(2).filter(word => !word.startsWith('--'))
   const isAsked = file => words.length === 0 || words.some(word => file.includes(word))
-  const isLong = file => file.endsWith('/simulator.test.js')
+  const isLong = file => /\/(simulator|machine)\.test\.js$/.test(file)
   const asked = files.filter(isAsked)
   if (asked.length === 0)
     throw new ScriptError(`no test has ${words.join(' or ')} in its path`)

@@ -174,7 +174,9 @@ function printText(remotes: readonly Busy[]): void {
     return
   }
   const lines = text.split('\n').slice(0, rows - 1)
-  process.stdout.write(`${HOME}${lines.join(`${CLEAR_LINE}\n`)}${CLEAR_BELOW}`)
+  // As bytes: of a text, what moves the cursor would be shown.
+  const screen = `${HOME}${lines.join(`${CLEAR_LINE}\n`)}${CLEAR_BELOW}`
+  process.stdout.write(Buffer.from(screen))
 }
 
 /** Bits, as networks are measured, and packets a second. */

@@ -1,5 +1,6 @@
 import { fstatSync, writeSync } from 'node:fs'
 import { type Logger, pino } from 'pino'
+import { escapeControls } from './plain-text.js'
 
 export const LOG_LEVELS = ['debug', 'info', 'warn', 'error'] as const
 export type LogLevel = (typeof LOG_LEVELS)[number]
@@ -101,16 +102,4 @@ function headOf(name: string, time: unknown, reader: LogReader): string {
 function formatValue(value: unknown): string {
   const plain = typeof value === 'string' && value !== '' && !/[\s"=]/.test(value)
   return escapeControls(plain ? value : JSON.stringify(value))
-}
-
-/**
- * One message is one line, and nothing in it moves the cursor: keys in etcd and
- * the words of other programs are not ours.
- */
-function escapeControls(text: string): string {
-  // eslint-disable-next-line no-control-regex -- control characters are what it is about
-  return text.replace(/[\0-\x1f\x7f-\x9f\u2028-\u202e]/g, character => {
-    const code = character.charCodeAt(0)
-    return code === 10 ? '\\n' : `\\u${code.toString(16).padStart(4, '0')}`
-  })
 }

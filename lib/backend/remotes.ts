@@ -7,6 +7,7 @@ import { containsPrefix, overlaps } from '../subnet/prefix.js'
 import { type Subnet, formatSubnet, prefixesOf } from '../subnet/subnet-key.js'
 import type { SubnetRecord } from '../subnet/subnet-record.js'
 import type { Remote } from './backend.js'
+import { findLatecomers, shapeOf } from './first-come.js'
 
 export interface RemoteSelection {
   readonly remotes: readonly Remote[]
@@ -17,7 +18,8 @@ export interface RemoteSelection {
 /**
  * The remotes among the subnet records: everybody's but ours, if they are there,
  * speak our backend and their subnet may be routed. What a record claims is not
- * trusted: one outside the network or over our own subnet changes nothing here.
+ * trusted: one outside the network, over our own subnet or over that of a host
+ * that was there before changes nothing here.
  *
  * A record is judged once. It is the same remote each time it is selected, so
  * that of ten thousand only those need a look that have changed.
@@ -28,6 +30,7 @@ export class RemoteSelector {
   readonly #leaseType: string
   /** A remote, why it is none, or undefined for what is nobody's business. */
   readonly #verdicts = new WeakMap<SubnetRecord, Remote | string | undefined>()
+  readonly #shapes = new WeakMap<SubnetRecord, string>()
 
   constructor(
     own: { readonly key: string; readonly subnet: Subnet },
@@ -40,13 +43,27 @@ export class RemoteSelector {
   }
 
   select(records: readonly SubnetRecord[]): RemoteSelection {
-    const remotes: Remote[] = []
+    const accepted: { record: SubnetRecord; remote: Remote }[] = []
     const rejected: { key: string; why: string }[] = []
+    const shapes = new Set<string | undefined>()
     for (const record of records) {
       const verdict = this.#judge(record)
-      if (typeof verdict === 'object') remotes.push(verdict)
-      else if (verdict !== undefined) rejected.push({ key: record.key, why: verdict })
+      if (typeof verdict === 'object') {
+        accepted.push({ record, remote: verdict })
+        shapes.add(this.#shapes.get(record))
+      } else if (verdict !== undefined) rejected.push({ key: record.key, why: verdict })
     }
+    const latecomers =
+      shapes.size > 1
+        ? findLatecomers(accepted.map(({ record }) => record))
+        : new Set<SubnetRecord>()
+    for (const { key, subnet } of latecomers) {
+      const why = `subnet ${formatSubnet(subnet)} overlaps that of another host, which had it before`
+      rejected.push({ key, why })
+    }
+    const remotes = accepted.flatMap(({ record, remote }) =>
+      latecomers.has(record) ? [] : remote,
+    )
     return { remotes, rejected }
   }
 
@@ -63,6 +80,7 @@ export class RemoteSelector {
             modRevision,
           })
     this.#verdicts.set(record, verdict)
+    this.#shapes.set(record, shapeOf(subnet))
     return verdict
   }
 }

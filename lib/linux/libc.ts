@@ -91,6 +91,10 @@ export const flock = libc.func('int flock(int fd, int operation)') as Fn<
 export const prctl = libc.func(
   'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
 ) as Fn<[option: number, a: number, b: number, c: number, d: number]>
+/** For what libc has no function: three arguments of those calls that we make. */
+export const syscall = libc.func(
+  'long syscall(long number, unsigned long a, unsigned long b, void *c)',
+) as Fn<[number: number, a: number, b: number, c: Memory]>
 const clockGettime = libc.func('int clock_gettime(int clock, void *time)') as Fn<
   [clock: number, time: Uint8Array]
 >
@@ -113,6 +117,7 @@ export const EINTR = 4
 export const EIO = 5
 export const EAGAIN = 11
 export const EINVAL = 22
+export const ENOSYS = 38
 export const EMSGSIZE = 90
 export const ENETUNREACH = 101
 export const EHOSTUNREACH = 113

@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import * as libc from './libc.js'
+import { refuseNewResources } from './system-call-filter.js'
 
 // include/uapi/linux/prctl.h
 const PR_SET_DUMPABLE = 4
@@ -13,8 +14,9 @@ const NOBODY = 65_534
 
 /**
  * Gives up root for good: no user, groups or capabilities, none to be gained by
- * exec, and no other process of `nobody` may trace this one. Called after
- * everything was opened and loaded. Without root it only closes the way up.
+ * exec, no other process of `nobody` may trace this one; and, where the kernel has
+ * seccomp, no file, program or socket but of UDP. Called after everything was opened
+ * and loaded. Without root it only closes the way up.
  */
 export function dropPrivileges(): void {
   if (process.getuid?.() === 0) {
@@ -25,6 +27,7 @@ export function dropPrivileges(): void {
   if (libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
     throw libc.lastError('PR_SET_NO_NEW_PRIVS')
   if (libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) throw libc.lastError('PR_SET_DUMPABLE')
+  refuseNewResources()
 }
 
 /** Whether this process may make devices, routes and rules in its network namespace. */

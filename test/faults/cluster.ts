@@ -29,6 +29,8 @@ export interface ClusterOptions {
   readonly isProxied?: boolean
   readonly hosts?: number
   readonly flags?: readonly string[]
+  /** Without the traffic in the background. */
+  readonly isQuiet?: boolean
 }
 
 export interface ProxyTrouble {
@@ -62,6 +64,7 @@ export class Cluster {
 
   static async open(options: ClusterOptions): Promise<Cluster> {
     const { backend, members, isProxied = false, hosts = 3, flags = [] } = options
+    const { isQuiet = false } = options
     const directory = await mkdtemp(join(tmpdir(), 'flanneld-faults-'))
     const runDir = join(directory, 'hosts')
     await mkdir(runDir)
@@ -88,7 +91,10 @@ export class Cluster {
       await cluster.storeConfig()
       await Promise.all(lab.hosts.map(host => layForeign(host)))
       await lab.startHosts()
-      cluster.#traffic = await Traffic.start(lab.hosts.map(({ container }) => container))
+      if (!isQuiet)
+        cluster.#traffic = await Traffic.start(
+          lab.hosts.map(({ container }) => container),
+        )
       return cluster
     } catch (error) {
       await proxy?.close()

@@ -42,25 +42,28 @@ async function restart(host: LabHost, signal: NodeJS.Signals): Promise<void> {
   await host.daemon.start()
 }
 
-/** Replaces the rules of the underlay on one host. */
-async function filter(host: LabHost, ...rules: readonly string[]): Promise<void> {
-  const script = [
-    'table ip faults { }',
-    'delete table ip faults',
-    ...(rules.length === 0
-      ? []
-      : [
-          'table ip faults {',
-          'chain in { type filter hook input priority -200;',
-          ...rules.filter(rule => !rule.startsWith('out ')),
-          '}',
-          'chain out { type filter hook output priority -200;',
-          ...rules.filter(rule => rule.startsWith('out ')).map(rule => rule.slice(4)),
-          '}',
-          '}',
-        ]),
-  ]
-  await host.run(['nft', '-f', '-'], { input: `${script.join('\n')}\n` })
+/** A chain with these rules in the place of the one before; none when there are no rules. */
+function chainOf(family: string, hook: string, rules: readonly string[]): string {
+  const chain = `${family} faults ${hook}`
+  return [
+    `add table ${family} faults`,
+    `delete table ${family} faults`,
+    `add table ${family} faults`,
+    `add chain ${chain} { type filter hook ${hook} priority -200; }`,
+    ...rules.map(rule => `add rule ${chain} ${rule}`),
+  ].join('; ')
+}
+
+/** What the switch between the hosts does with frames. */
+async function filter(cluster: Cluster, ...rules: readonly string[]): Promise<void> {
+  await cluster.onUnderlay('nft', chainOf('bridge', 'forward', rules))
+}
+
+/** Packets of etcd, which is behind the switch and not across it. */
+async function loseOfEtcd({ hosts }: Cluster, percent: number): Promise<void> {
+  const rule = `tcp sport 2379 numgen random mod 100 < ${percent} drop`
+  const script = chainOf('ip', 'input', percent > 0 ? [rule] : [])
+  for (const host of hosts) await host.run(['nft', script])
 }
 
 async function setUnderlayMtu({ hosts }: Cluster, mtu: number): Promise<void> {
@@ -231,20 +234,18 @@ export const FAULTS: readonly Fault[] = [
   {
     name: 'underlay: two hosts cannot reach each other for 10 s',
     setting: 'one member',
-    isShort: true,
     interrupts: true,
     recoverMs: 1 * S,
     break: async cluster => {
-      const [one, two] = [cluster.lab.host(1), cluster.lab.host(2)]
       await filter(
-        one,
-        `ip saddr ${two.address} drop`,
-        `out ip daddr ${two.address} drop`,
+        cluster,
+        'iifname host1 oifname host2 drop',
+        'iifname host2 oifname host1 drop',
       )
       await sleep(10 * S)
     },
-    mend: async ({ lab }) => {
-      await filter(lab.host(1))
+    mend: async cluster => {
+      await filter(cluster)
     },
   },
   {
@@ -253,12 +254,11 @@ export const FAULTS: readonly Fault[] = [
     interrupts: true,
     recoverMs: 1 * S,
     break: async cluster => {
-      const [one, two] = [cluster.lab.host(1), cluster.lab.host(2)]
-      await filter(one, `ip saddr ${two.address} drop`)
+      await filter(cluster, 'iifname host2 oifname host1 drop')
       await sleep(10 * S)
     },
-    mend: async ({ lab }) => {
-      await filter(lab.host(1))
+    mend: async cluster => {
+      await filter(cluster)
     },
   },
   {
@@ -323,12 +323,12 @@ export const FAULTS: readonly Fault[] = [
     setting: 'one member',
     interrupts: true,
     recoverMs: 1 * S,
-    break: async ({ hosts }) => {
-      for (const host of hosts) await filter(host, 'numgen random mod 100 < 5 drop')
+    break: async cluster => {
+      await filter(cluster, 'numgen random mod 100 < 5 drop')
       await sleep(15 * S)
     },
-    mend: async ({ hosts }) => {
-      for (const host of hosts) await filter(host)
+    mend: async cluster => {
+      await filter(cluster)
     },
   },
   {
@@ -437,13 +437,12 @@ export const FAULTS: readonly Fault[] = [
   {
     name: 'etcd: 30 % of its packets lost for 30 s',
     setting: 'proxy',
-    break: async ({ hosts }) => {
-      for (const host of hosts)
-        await filter(host, 'tcp sport 2379 numgen random mod 100 < 30 drop')
+    break: async cluster => {
+      await loseOfEtcd(cluster, 30)
       await sleep(30 * S)
     },
-    mend: async ({ hosts }) => {
-      for (const host of hosts) await filter(host)
+    mend: async cluster => {
+      await loseOfEtcd(cluster, 0)
     },
   },
   {

@@ -19,7 +19,7 @@ const [PROBE_PORT, TRANSFER_PORT, QUERY_PORT] = [7000, 7001, 7002]
 const PROBE_BYTES = 64
 
 /** A reply that is later than this was lost, as far as an application is concerned. */
-const PROBE_TIMEOUT_MS = 500
+const PROBE_TIMEOUT_MS = 1500
 
 const TRANSFER_BYTES = 256 << 10
 const TRANSFER_PAUSE_MS = 100

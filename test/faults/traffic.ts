@@ -15,7 +15,7 @@ const START_DEADLINE_MS = 60_000
 export interface TrafficReport {
   /** Probes, one a millisecond. */
   readonly sent: number
-  /** Without a reply within half a second. */
+  /** Without a reply within a second and a half. */
   readonly lost: number
   /** Replies that came later than that, or twice. */
   readonly late: number
@@ -120,8 +120,8 @@ export class Traffic {
       const isFlowing = reports.every(
         ({ silentMs, sent }) => silentMs < POLL_MS && sent > 0,
       )
-      // A probe counts as lost half a second after it was sent.
-      if (isFlowing && now - sinceMs > quietMs + 500) return sinceMs
+      // A probe counts as lost that long after it was sent.
+      if (isFlowing && now - sinceMs > quietMs + 1500) return sinceMs
       if (now - startMs > deadlineMs) return undefined
     }
   }

@@ -5,7 +5,7 @@ import { findViolations, remember } from './invariants.js'
 import { type TrafficReport, nowMs } from './traffic.js'
 
 /** Without loss for this long, it has recovered. */
-const QUIET_MS = 2000
+const QUIET_MS = 1000
 const RECOVERY_DEADLINE_MS = 90_000
 /** What has come back may still be at its last entry. */
 const INVARIANTS_DEADLINE_MS = 30_000

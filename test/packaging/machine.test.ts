@@ -150,6 +150,7 @@ await t.test('the package is installed', async t => {
     '/usr/share/man/man8/flanneld.8.gz',
     '/usr/share/bash-completion/completions/flannelctl',
     '/usr/share/doc/flanneld/copyright',
+    '/usr/share/doc/flanneld/sbom.cdx.json.gz',
   ])
     t.ok(files.includes(path), path)
   t.same(

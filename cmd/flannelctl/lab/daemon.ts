@@ -71,7 +71,8 @@ export class LabDaemon {
     const given = [...flags, ...more]
     // Those that are given are tried in order: ours would be the first.
     const usual = ['--iface=eth0', `--etcd-endpoints=${ETCD_ENDPOINT}`].filter(
-      flag => !given.some(other => other.startsWith(flag.slice(0, flag.indexOf('=') + 1))),
+      flag =>
+        !given.some(other => other.startsWith(flag.slice(0, flag.indexOf('=') + 1))),
     )
     const command = withMounts(mountsOfHost(directory), [
       ...this.through,

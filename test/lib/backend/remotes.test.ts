@@ -7,12 +7,16 @@ import {
   parseSubnetRecord,
 } from '../../../lib/subnet/subnet-record.js'
 
-function record(name: string, holder: object = { PublicIP: '192.0.2.9' }): SubnetRecord {
+function record(
+  name: string,
+  holder: object = { PublicIP: '192.0.2.9' },
+  createRevision = 1n,
+): SubnetRecord {
   return parseSubnetRecord({
     key: `/coreos.com/network/subnets/${name}`,
     value: JSON.stringify(holder),
-    createRevision: 1n,
-    modRevision: 1n,
+    createRevision,
+    modRevision: createRevision,
     leaseId: '1',
   })
 }
@@ -62,6 +66,41 @@ t.test(
     t.end()
   },
 )
+
+t.test('of subnets that overlap, the host that was there before keeps its own', t => {
+  const at = (name: string, revision: bigint, host = Number(revision)): SubnetRecord =>
+    record(name, { PublicIP: `192.0.2.${host}` }, revision)
+  const late = (name: string): string =>
+    `subnet ${name} overlaps that of another host, which had it before`
+  t.strictSame(
+    select([
+      at('10.6.0.0-16', 9n),
+      at('10.6.1.0-24', 2n),
+      at('10.6.1.128-25', 5n),
+      at('10.7.0.0-20', 3n),
+      at('10.7.3.0-24', 4n),
+      at('10.8.1.0-24', 6n),
+    ]),
+    [
+      '10.6.1.0/24',
+      '10.7.0.0/20',
+      '10.8.1.0/24',
+      late('10.7.3.0/24'),
+      late('10.6.1.128/25'),
+      late('10.6.0.0/16'),
+    ],
+  )
+  t.strictSame(select([at('10.6.1.0-24', 9n), at('10.6.1.128-25', 5n)]), [
+    '10.6.1.128/25',
+    late('10.6.1.0/24'),
+  ])
+  t.strictSame(
+    select([at('10.6.1.0-24', 5n, 7), at('10.6.0.0-23', 9n, 7)]),
+    ['10.6.1.0/24', '10.6.0.0/23'],
+    'both of one host',
+  )
+  t.end()
+})
 
 t.test('a record that has not changed is the same remote, whatever else has', t => {
   const selector = new RemoteSelector(OWN, CONFIG, '')

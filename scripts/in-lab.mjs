@@ -1,6 +1,5 @@
-// npm run faults [-- --backend=udp,vxlan,host-gw] [WORD…]: breaks everything that can break
-// about hosts of a network, one after the other, while their containers talk; and says what
-// was lost and how long it took. With words, the faults whose names have one of them.
+// npm run faults | soak | churn: programs of test/faults, which make hosts of network
+// namespaces and break what can break about them. Each says with a wrong flag what it takes.
 import { join } from 'node:path'
 import { build } from './build.mjs'
 import { ROOT, ScriptError, main } from './command.mjs'
@@ -18,8 +17,9 @@ await main(async () => {
     throw new ScriptError('hosts are network namespaces: run it as root')
   await installPrograms([...DAEMON_PROGRAMS, ...LAB_PROGRAMS, ...TEST_PROGRAMS])
   await build()
-  const program = join(ROOT, 'dist/test/faults/main.js')
-  const command = [process.execPath, '--enable-source-maps', program]
-  const [file, ...args] = isolated([...command, ...process.argv.slice(2)])
-  return await runInForeground(file, args)
+  const [name, ...args] = process.argv.slice(2)
+  const program = join(ROOT, 'dist/test/faults', `${name}.js`)
+  const command = [process.execPath, '--enable-source-maps', program, ...args]
+  const [file, ...words] = isolated(command)
+  return await runInForeground(file, words)
 })
