@@ -1,4 +1,4 @@
-// npm run faults | soak | churn: programs of test/faults, which make hosts of network
+// npm run faults | soak | churn | scale: programs of test/faults, which make hosts of network
 // namespaces and break what can break about them. Each says with a wrong flag what it takes.
 import { join } from 'node:path'
 import { build } from './build.mjs'

@@ -3,7 +3,7 @@ import { sendUnixDatagram } from '../../lib/linux/unix-socket.js'
 import type { Clock } from '../../lib/subnet/clock.js'
 
 /** systemd shows a line that is so old at most. */
-const STATUS_MS = 500
+const STATUS_MS = 2000
 
 /**
  * Tells systemd the state of the service (sd_notify(3)); does nothing outside of

@@ -117,7 +117,6 @@ export const EINTR = 4
 export const EIO = 5
 export const EAGAIN = 11
 export const EINVAL = 22
-export const ENOSYS = 38
 export const EMSGSIZE = 90
 export const ENETUNREACH = 101
 export const EHOSTUNREACH = 113

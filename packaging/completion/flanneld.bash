@@ -39,7 +39,7 @@ _flannelctl() {
     takeover) words="--json --dry-run --go --back" ;;
     import) words="--json --output= --private-ipv4= --public-ipv4= --private-ipv6= --public-ipv6=" ;;
     network) words="--json --subnet-file= --state-dir= --run-dir= --etcd-endpoints= --etcd-prefix= --etcd-keyfile= --etcd-certfile= --etcd-cafile= --etcd-username= --etcd-password= --etcd-password-file= --etcd-insecure-password" ;;
-    etcd-role) words="--json --subnet-file= --state-dir= --run-dir= --etcd-endpoints= --etcd-prefix= --etcd-keyfile= --etcd-certfile= --etcd-cafile= --etcd-username= --etcd-password= --etcd-password-file= --etcd-insecure-password --names-prefix=" ;;
+    etcd-role) words="--json --subnet-file= --state-dir= --run-dir= --etcd-endpoints= --etcd-prefix= --etcd-keyfile= --etcd-certfile= --etcd-cafile= --etcd-username= --etcd-password= --etcd-password-file= --etcd-insecure-password --names-prefix= --subnet= --host=" ;;
     docker-opts) words="" ;;
     cleanup) words="--json --subnet-file= --state-dir= --run-dir= --etcd-endpoints= --etcd-prefix= --etcd-keyfile= --etcd-certfile= --etcd-cafile= --etcd-username= --etcd-password= --etcd-password-file= --etcd-insecure-password --dry-run --state" ;;
     lab) words="" ;;

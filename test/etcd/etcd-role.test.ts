@@ -30,17 +30,7 @@ t.test('the printed role is all that a daemon needs, and no more', async t => {
   etcdctlWithoutLogin(etcd, ['put', `${PREFIX}/config`, CONFIG])
 
   const flags = [`--etcd-prefix=${PREFIX}`, `--etcd-password-file=${passwordFile}`]
-  const script = execFileSync(process.execPath, [PROGRAM, 'etcd-role', ...flags], {
-    encoding: 'utf8',
-  })
-  execFileSync('sh', ['-e'], {
-    input: script,
-    env: {
-      PATH: process.env['PATH'],
-      ETCDCTL_API: '3',
-      ETCDCTL_ENDPOINTS: etcd.endpoint,
-    },
-  })
+  runScript(etcd, flags)
   etcdctlWithoutLogin(etcd, ['auth', 'enable'])
 
   const registry = new EtcdRegistry({
@@ -93,6 +83,82 @@ t.test('the printed role is all that a daemon needs, and no more', async t => {
   await t.rejects(registry.get('/else'), refused)
   t.match(etcdctl(etcd, 'user get flannel'), 'Roles: flannel')
 })
+
+t.test('a role for one host is enough for it, and for nothing of another', async t => {
+  const etcd = await RealEtcd.open({ flags: ['--bcrypt-cost', '4'] })
+  t.teardown(() => etcd.close())
+  const passwordFile = join(t.testdir(), 'password')
+  writeFileSync(passwordFile, 'secret\n')
+  const subnet = '10.5.9.0/24 and fd00:0:0:9::/64'
+  const key = `${PREFIX}/subnets/10.5.9.0-24&fd00:0:0:9::-64`
+  for (const line of ['user add root:root', 'user grant-role root root'])
+    etcdctlWithoutLogin(etcd, line.split(' '))
+  etcdctlWithoutLogin(etcd, ['put', `${PREFIX}/config`, CONFIG])
+  const reserved = '{"PublicIP":"0.0.0.0","PublicIPv6":null,"HostID":"host-b"}'
+  etcdctlWithoutLogin(etcd, ['put', key, reserved])
+  runScript(etcd, [
+    'host-b',
+    `--etcd-prefix=${PREFIX}`,
+    `--etcd-password-file=${passwordFile}`,
+    `--subnet=${subnet}`,
+    '--host=host-b',
+  ])
+  etcdctlWithoutLogin(etcd, ['auth', 'enable'])
+
+  const registry = new EtcdRegistry({
+    endpoints: [etcd.endpoint],
+    login: { username: 'host-b', readPassword: () => 'secret' },
+  })
+  t.teardown(() => {
+    registry.close()
+  })
+  const held = await acquireLease({
+    registry,
+    prefix: PREFIX,
+    holder: { publicIp: parseAddress('192.0.2.2'), backendType: '', hostId: 'host-b' },
+    ttlSeconds: 60,
+    clock: systemClock(() => performance.now()),
+    log: silent,
+    config: parseNetworkConfig(CONFIG),
+    localAddresses: [],
+    mayBeClone: false,
+    settleMs: 0,
+  })
+  t.equal(held.key, key)
+  const { entry } = await registry.get(key)
+  t.match(entry?.value, '192.0.2.2')
+  t.equal(entry?.leaseId, undefined, 'it stays a reservation')
+
+  for (const foreign of [
+    `${PREFIX}/subnets/10.5.10.0-24`,
+    `${PREFIX}/subnets/10.5.9.0-24`,
+    orderKey(PREFIX, 'host-a'),
+    `${PREFIX}/claims/v4/10.5.10.0-24`,
+    `${PREFIX}/config`,
+  ]) {
+    const write = { kind: 'put', key: foreign, value: 'x' } as const
+    await t.rejects(
+      registry.commit([], [write]),
+      { code: 'ERR_REGISTRY_REFUSED' },
+      foreign,
+    )
+  }
+})
+
+/** Runs what `flannelctl etcd-role` prints. */
+function runScript(etcd: RealEtcd, args: readonly string[]): void {
+  const script = execFileSync(process.execPath, [PROGRAM, 'etcd-role', ...args], {
+    encoding: 'utf8',
+  })
+  execFileSync('sh', ['-e'], {
+    input: script,
+    env: {
+      PATH: process.env['PATH'],
+      ETCDCTL_API: '3',
+      ETCDCTL_ENDPOINTS: etcd.endpoint,
+    },
+  })
+}
 
 function etcdctlWithoutLogin(etcd: RealEtcd, args: readonly string[]): void {
   execFileSync('etcdctl', [`--endpoints=${etcd.endpoint}`, ...args], {

@@ -37,7 +37,11 @@ const SETTINGS: Record<Setting, Omit<ClusterOptions, 'backend'>> = {
   'short leases': { members: 1, flags: ['--subnet-lease-ttl=60s'] },
 }
 
-/** Tries each fault with a backend, those of one setting on one cluster. */
+/**
+ * Tries each fault with a backend, those of one setting on one cluster.
+ *
+ * @param patience how many times longer it may take, where other work is done meanwhile.
+ */
 export async function* tryFaults(
   backend: Backend,
   faults: readonly Fault[],
@@ -101,7 +105,9 @@ async function tryFault(
     failures.push(`packets are lost ${RECOVERY_DEADLINE_MS / 1000} s after it was mended`)
   else if (isInterrupted && recoverMs > (fault.recoverMs ?? 0) * patience)
     failures.push(`packets were lost for ${Math.round(recoverMs)} ms after it was mended`)
-  if (!isInterrupted && lost > 0) failures.push(`${lost} packets were lost`)
+  // A path that other work keeps from its core for a third of a second loses packets.
+  if (!isInterrupted && lost > 0 && patience === 1)
+    failures.push(`${lost} packets were lost`)
   if (!isInterrupted && gapMs > JITTER_MS * patience)
     failures.push(`no packet came for ${Math.round(gapMs)} ms`)
   if (failures.length > 0) failures.push(`logs in ${await cluster.keepLogs()}`)

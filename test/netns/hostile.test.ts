@@ -77,7 +77,7 @@ async function put(host: LabHost, key: string, value: string): Promise<void> {
 /** All that packets are sent by, as the kernel has it. */
 async function kernelOf(host: LabHost): Promise<string> {
   const script = `ip route show table all | grep -v '^local\\|^broadcast\\|^multicast'
-    ip -6 route show table all | grep 10; ip rule; ip neigh show nud permanent
+    ip -6 route show | grep -v fe80; ip rule; ip neigh show nud permanent
     bridge fdb show | grep -v 33:33 | grep dst; ip -brief link | cut -d ' ' -f 1; true`
   return await host.run(['sh', '-c', script])
 }
