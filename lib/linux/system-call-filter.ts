@@ -106,7 +106,7 @@ export function refuseNewResources(): boolean {
     SECCOMP_FILTER_FLAG_TSYNC,
     description,
   )
-  // Refused where seccomp itself is filtered, as by systemd without @sandbox.
+  // Refused where seccomp itself is filtered, as by a unit that does not permit it.
   return code === 0
 }
 
