@@ -134,21 +134,19 @@ async function measure(backend: Backend): Promise<string[]> {
     // One change after the other, until the kernel has it.
     const latencies: number[] = []
     if (backend === 'host-gw')
-      for (let turn = 1; turn <= CHANGES; turn++)
+      for (let turn = 1; turn <= CHANGES; turn++) {
+        const [key, value] = record(backend, 7, turn)
+        const { PublicIP } = JSON.parse(value) as { PublicIP: string }
+        await write(lab, [[key, value]])
         latencies.push(
           await timed(async () => {
-            const [key, value] = record(backend, 7, turn)
-            await write(lab, [[key, value]])
-            const { PublicIP } = JSON.parse(value) as { PublicIP: string }
-            await until('the route follows', DEADLINE_MS, async () =>
-              (await host.run(['ip', 'route', 'show', '10.1.7.0/24'])).includes(
-                `via ${PublicIP} `,
-              )
-                ? true
-                : undefined,
-            )
+            await until('the route follows', DEADLINE_MS, async () => {
+              const route = await host.run(['ip', 'route', 'show', '10.1.7.0/24'])
+              return route.includes(`via ${PublicIP} `) ? true : undefined
+            })
           }),
         )
+      }
     const churnBegin = await cpuSeconds(pid)
     const churnEtcd = await etcdCounters(lab)
     await write(
