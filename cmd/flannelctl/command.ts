@@ -1,4 +1,9 @@
-import { ETCD_FLAGS, type Flag, PLACE_FLAGS } from '../flanneld/flag-table.js'
+import {
+  ETCD_FLAGS,
+  type Flag,
+  PLACE_FLAGS,
+  environmentName,
+} from '../flanneld/flag-table.js'
 import { readUnitSettings } from './unit-settings.js'
 import { type FlagTable, formatHelp, readCommandLine } from '../flanneld/command-line.js'
 import { type Flags, UsageError } from '../flanneld/parse-flags.js'
@@ -55,11 +60,20 @@ export function defineCommand<Table extends FlagTable>(command: {
         process.stdout.write(await formatHelp(help, table))
         return EXIT.ok
       }
-      const environment = { ...(await readUnitSettings()), ...process.env }
+      const settings = await readUnitSettings(isEtcdGiven(args))
+      const environment = { ...settings, ...process.env }
       const { flags, words } = readCommandLine(table, args, environment)
       return await command.run(flags, words)
     },
   }
+}
+
+/** Another etcd than the unit's, perhaps: its certificates and password are none of that one's business. */
+function isEtcdGiven(args: readonly string[]): boolean {
+  return (
+    process.env[environmentName('etcd-endpoints')] !== undefined ||
+    args.some(arg => /^--?etcd-endpoints(=|$)/.test(arg))
+  )
 }
 
 /** For commands that take no arguments. Throws UsageError. */

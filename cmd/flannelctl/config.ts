@@ -19,6 +19,7 @@ import {
 } from '../../lib/subnet/subnet-key.js'
 import { UsageError } from '../flanneld/parse-flags.js'
 import { readEtcdOptions } from '../flanneld/etcd-options.js'
+import { readLeaseCache } from './own-lease.js'
 import { readHeldSubnets } from '../flanneld/journal.js'
 import { networkDirectory, placesOf } from '../flanneld/places.js'
 import { checkOverlaps } from '../flanneld/this-host.js'
@@ -139,10 +140,14 @@ async function warnOfThisHost(
 ): Promise<void> {
   const networks = config.families.map(({ network }) => network)
   const places = placesOf(flags)
+  const cache = await readLeaseCache(flags)
   try {
     await checkOverlaps({
       config,
-      formerSubnets: await readHeldSubnets(places.journalFile),
+      formerSubnets: [
+        ...(cache ? [cache.held.subnet] : []),
+        ...(await readHeldSubnets(places.journalFile)),
+      ],
       stateDir: join(places.stateDir, networkDirectory(networks)),
       endpoints: readEtcdOptions(flags).endpoints,
     })

@@ -54,6 +54,10 @@ reserved for it (flannelctl lease reserve SUBNET --host ID), and its daemon star
     if (rest.length > 0 || !NAME.test(role))
       throw new UsageError('etcd-role takes one name of letters, digits, dots, _ and -')
     const file = flags['etcd-password-file'] || DEFAULT_PASSWORD_FILE
+    if (flags.host !== '' && flags['names-prefix'] !== '')
+      throw new UsageError(
+        'etcd-role: names of all hosts lie side by side, so that a role for one host cannot be kept from those of others: without --names-prefix',
+      )
     const prefix = cleanPrefix(flags['etcd-prefix'])
     const permissions = [
       { kind: 'read', key: `${prefix}/`, isPrefix: true },

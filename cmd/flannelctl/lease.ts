@@ -16,7 +16,7 @@ import {
   formatPrefix,
   parseAddress,
 } from '../../lib/subnet/prefix.js'
-import type { Registry } from '../../lib/subnet/registry.js'
+import type { Entry, Registry } from '../../lib/subnet/registry.js'
 import {
   type Subnet,
   configKey,
@@ -200,18 +200,38 @@ async function waitForAnswer(
 
 async function allow(flags: LeaseFlags, host: string): Promise<number> {
   return await withRegistry(flags, async (registry, prefix) => {
-    const { entries } = await registry.list(ordersPrefix(prefix))
-    // A host that holds nothing is known by its id and by what the order called it.
-    const hostId = await findHostId(registry, prefix, host).catch(() => host)
-    const key = orderKey(prefix, hostId)
-    const found =
-      entries.find(entry => entry.key === key) ??
-      entries.find(entry => readOrder(entry)?.host === host)
-    if (found === undefined) throw new CommandFailure(`there is no order for ${host}`)
+    const found = await findRevoked(registry, prefix, host)
     await registry.commit([], [{ kind: 'delete', key: found.key }])
     say(`${found.key.slice(ordersPrefix(prefix).length)} may hold a subnet again`)
     return EXIT.ok
   })
+}
+
+/**
+ * The order to take none that a word means: by the id of the host, by what the order called
+ * it, or by what it holds now. A host that obeys holds nothing.
+ */
+async function findRevoked(
+  registry: Registry,
+  prefix: string,
+  host: string,
+): Promise<Entry> {
+  const { entries } = await registry.list(ordersPrefix(prefix))
+  const revoked = entries.filter(entry => readOrder(entry)?.kind === 'revoke')
+  const hostId = await findHostId(registry, prefix, host).catch(() => undefined)
+  const ways = [
+    revoked.filter(({ key }) => key === orderKey(prefix, host)),
+    revoked.filter(entry => readOrder(entry)?.host === host),
+    revoked.filter(({ key }) => hostId !== undefined && key === orderKey(prefix, hostId)),
+  ]
+  const [found, ...more] = ways.find(({ length }) => length > 0) ?? []
+  if (found === undefined)
+    throw new CommandFailure(`no order keeps ${host} from holding a subnet`)
+  if (more.length === 0) return found
+  const ids = [found, ...more].map(({ key }) => key.slice(ordersPrefix(prefix).length))
+  throw new CommandFailure(
+    `${host} was said of ${ids.join(' and ')}: say which, by its id`,
+  )
 }
 
 /** Everything that `leases` shows of a host names it. An id without a lease counts too. */

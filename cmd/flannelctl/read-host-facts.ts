@@ -83,7 +83,10 @@ export async function readHostFacts(
         ? []
         : await findHostOverlaps({
             config,
-            formerSubnets: await readHeldSubnets(placesOf(flags).journalFile),
+            formerSubnets: [
+              ...(cache ? [cache.held.subnet] : []),
+              ...(await readHeldSubnets(placesOf(flags).journalFile)),
+            ],
             stateDir,
             endpoints: etcd.facts.endpoints,
           }),

@@ -1,22 +1,33 @@
-import { type Family, type Prefix, formatAddress, networkMask } from '../subnet/prefix.js'
-import { type Subnet, prefixesOf } from '../subnet/subnet-key.js'
+import {
+  ADDRESS_BITS,
+  FAMILIES,
+  type Family,
+  type Prefix,
+  formatAddress,
+  networkMask,
+} from '../subnet/prefix.js'
+import { type Subnet, prefixesOf, subnetPrefix } from '../subnet/subnet-key.js'
 import type { Holder } from '../subnet/subnet-record.js'
 
 /** What was leased, and since which revision of the registry. */
-interface Claim {
+export interface Claim {
   readonly subnet: Subnet
   readonly holder: Holder
-  readonly createRevision: bigint
+  readonly since: bigint
 }
 
 /**
- * The claims whose subnet overlaps that of an earlier one of another host. No allocator makes such a record:
- * who does takes a part of another host's addresses, to which its longer prefix would lead.
+ * The claims whose subnet overlaps that of an earlier one of another host. No allocator
+ * makes such a record: who does takes a part of another host's addresses, to which its longer
+ * prefix would lead. Costs a sort; and more only for those that do overlap.
  */
 export function findLatecomers<C extends Claim>(claims: readonly C[]): ReadonlySet<C> {
-  const taken = new TakenRanges(claims.flatMap(({ subnet }) => prefixesOf(subnet)))
+  const overlapping = findOverlapping(claims)
+  const taken = new TakenRanges(
+    [...overlapping].flatMap(({ subnet }) => prefixesOf(subnet)),
+  )
   const latecomers = new Set<C>()
-  const inOrder = claims.toSorted((a, b) => Number(a.createRevision - b.createRevision))
+  const inOrder = [...overlapping].sort((a, b) => Number(a.since - b.since))
   for (const claim of inOrder) {
     const prefixes = prefixesOf(claim.subnet)
     const who = nameOfHolder(claim.holder)
@@ -31,6 +42,40 @@ export function shapeOf(subnet: Subnet): string {
   return prefixesOf(subnet)
     .map(({ family, length }) => `${family}/${length}`)
     .join('&')
+}
+
+/** A host that gets a second family has both its records for a while. */
+export function nameOfHolder({ publicIp, publicIpv6 }: Holder): string {
+  const address = publicIp ?? publicIpv6
+  return address === undefined ? '' : formatAddress(address)
+}
+
+function findOverlapping<C extends Claim>(claims: readonly C[]): Set<C> {
+  const found = new Set<C>()
+  for (const family of FAMILIES) {
+    const ranges = claims.flatMap(claim => {
+      const prefix = subnetPrefix(claim.subnet, family)
+      return prefix === undefined ? [] : { claim, prefix }
+    })
+    // The wider comes first, so that what lies in it follows.
+    ranges.sort(
+      (a, b) =>
+        Number(a.prefix.network > b.prefix.network) -
+          Number(a.prefix.network < b.prefix.network) ||
+        a.prefix.length - b.prefix.length,
+    )
+    let around: { claim: C; last: bigint } | undefined
+    for (const { claim, prefix } of ranges) {
+      if (around !== undefined && prefix.network <= around.last)
+        found.add(claim).add(around.claim)
+      else around = { claim, last: lastOf(prefix) }
+    }
+  }
+  return found
+}
+
+function lastOf({ family, network, length }: Prefix): bigint {
+  return network + (1n << BigInt(ADDRESS_BITS[family] - length)) - 1n
 }
 
 /** No name of a holder. */
@@ -79,12 +124,6 @@ class TakenRanges {
         length: shorter,
       }))
   }
-}
-
-/** A host that gets a second family has both its records for a while. */
-function nameOfHolder({ publicIp, publicIpv6 }: Holder): string {
-  const address = publicIp ?? publicIpv6
-  return address === undefined ? '' : formatAddress(address)
 }
 
 function nameOf({ family, network, length }: Prefix): string {

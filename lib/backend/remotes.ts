@@ -7,7 +7,7 @@ import { containsPrefix, overlaps } from '../subnet/prefix.js'
 import { type Subnet, formatSubnet, prefixesOf } from '../subnet/subnet-key.js'
 import type { SubnetRecord } from '../subnet/subnet-record.js'
 import type { Remote } from './backend.js'
-import { findLatecomers, shapeOf } from './first-come.js'
+import { type Claim, findLatecomers, nameOfHolder, shapeOf } from './first-come.js'
 
 export interface RemoteSelection {
   readonly remotes: readonly Remote[]
@@ -29,8 +29,9 @@ export class RemoteSelector {
   readonly #config: NetworkConfig
   readonly #leaseType: string
   /** A remote, why it is none, or undefined for what is nobody's business. */
-  readonly #verdicts = new WeakMap<SubnetRecord, Remote | string | undefined>()
-  readonly #shapes = new WeakMap<SubnetRecord, string>()
+  readonly #verdicts = new WeakMap<SubnetRecord, Accepted | string | undefined>()
+  /** Since when whoever holds a key now has held it. A record that was lost and put back is as old as before. */
+  readonly #since = new Map<string, { readonly who: string; readonly since: bigint }>()
 
   constructor(
     own: { readonly key: string; readonly subnet: Subnet },
@@ -43,46 +44,54 @@ export class RemoteSelector {
   }
 
   select(records: readonly SubnetRecord[]): RemoteSelection {
-    const accepted: { record: SubnetRecord; remote: Remote }[] = []
+    const accepted: Accepted[] = []
     const rejected: { key: string; why: string }[] = []
-    const shapes = new Set<string | undefined>()
+    const shapes = new Set<string>()
     for (const record of records) {
       const verdict = this.#judge(record)
       if (typeof verdict === 'object') {
-        accepted.push({ record, remote: verdict })
-        shapes.add(this.#shapes.get(record))
+        accepted.push(verdict)
+        shapes.add(verdict.shape)
       } else if (verdict !== undefined) rejected.push({ key: record.key, why: verdict })
     }
-    const latecomers =
-      shapes.size > 1
-        ? findLatecomers(accepted.map(({ record }) => record))
-        : new Set<SubnetRecord>()
+    const latecomers = shapes.size > 1 ? findLatecomers(accepted) : new Set<Accepted>()
     for (const { key, subnet } of latecomers) {
       const why = `subnet ${formatSubnet(subnet)} overlaps that of another host, which had it before`
       rejected.push({ key, why })
     }
-    const remotes = accepted.flatMap(({ record, remote }) =>
-      latecomers.has(record) ? [] : remote,
-    )
+    const remotes = accepted.flatMap(each => (latecomers.has(each) ? [] : each.remote))
     return { remotes, rejected }
   }
 
-  #judge(record: SubnetRecord): Remote | string | undefined {
+  #judge(record: SubnetRecord): Accepted | string | undefined {
     if (this.#verdicts.has(record)) return this.#verdicts.get(record)
-    const { key, subnet, holder, modRevision } = record
+    const { key, holder } = record
     const isThere = holder.publicIp !== undefined || holder.publicIpv6 !== undefined
     const verdict =
       key === this.#own.key || !isThere
         ? undefined
-        : (reject(record, this.#own.subnet, this.#config, this.#leaseType) ?? {
-            subnet,
-            holder,
-            modRevision,
-          })
+        : (reject(record, this.#own.subnet, this.#config, this.#leaseType) ??
+          this.#accept(record))
     this.#verdicts.set(record, verdict)
-    this.#shapes.set(record, shapeOf(subnet))
     return verdict
   }
+
+  #accept({ key, subnet, holder, createRevision, modRevision }: SubnetRecord): Accepted {
+    const who = nameOfHolder(holder)
+    const before = this.#since.get(key)
+    const isBack = before?.who === who && before.since < createRevision
+    const since = isBack ? before.since : createRevision
+    this.#since.set(key, { who, since })
+    const remote = { subnet, holder, modRevision }
+    return { key, subnet, holder, since, shape: shapeOf(subnet), remote }
+  }
+}
+
+/** A record that may be a remote. */
+interface Accepted extends Claim {
+  readonly key: string
+  readonly shape: string
+  readonly remote: Remote
 }
 
 function reject(

@@ -91,6 +91,8 @@ export const flock = libc.func('int flock(int fd, int operation)') as Fn<
 export const prctl = libc.func(
   'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
 ) as Fn<[option: number, a: number, b: number, c: number, d: number]>
+/** _exit(2): ends the process as it is. */
+export const exitNow = libc.func('void _exit(int status)') as (status: number) => void
 /** For what libc has no function: three arguments of those calls that we make. */
 export const syscall = libc.func(
   'long syscall(long number, unsigned long a, unsigned long b, void *c)',

@@ -2,8 +2,8 @@ import * as libc from './libc.js'
 
 /**
  * A filter of seccomp(2) for a process that has everything it will ever need: no file is
- * opened or changed any more, no program started, no other process touched, and no socket
- * made but of UDP. What is refused fails with EPERM.
+ * opened or changed by its path any more, no program started, no process signalled, and no
+ * socket made but of UDP. What is refused fails with EPERM.
  */
 
 // include/uapi/linux/seccomp.h
@@ -31,6 +31,9 @@ const AF_INET6 = 10
 const SOCK_DGRAM = 2
 const SOCK_TYPE_MASK = 0xf
 
+/** include/uapi/linux/in.h */
+const IPPROTO_UDP = 17
+
 interface Architecture {
   /** include/uapi/linux/audit.h */
   readonly audit: number
@@ -43,10 +46,10 @@ interface Architecture {
 
 /** Numbers that are the same everywhere (include/uapi/asm-generic/unistd.h, from 424 on). */
 const COMMON = [
-  425, // io_uring_setup
-  428, // open_tree
-  437, // openat2
-  438, // pidfd_getfd
+  ...[424, 434, 438], // pidfd_send_signal, pidfd_open, pidfd_getfd
+  // Of rings, and of that which libuv may have made before: what is done by them passes no filter.
+  ...[425, 426, 427], // io_uring_setup, io_uring_enter, io_uring_register
+  ...[428, 437, 452], // open_tree, openat2, fchmodat2
 ]
 
 const ARCHITECTURES: Partial<Record<string, Architecture>> = {
@@ -60,8 +63,10 @@ const ARCHITECTURES: Partial<Record<string, Architecture>> = {
       ...[2, 85, 257, 304], // open, creat, openat, open_by_handle_at
       ...[59, 322, 57, 58], // execve, execveat, fork, vfork
       ...[101, 310, 311], // ptrace, process_vm_readv, process_vm_writev
-      ...[82, 83, 84, 86, 87, 88, 90, 92, 133], // rename, mkdir, rmdir, link, unlink, symlink, chmod, chown, mknod
+      ...[62, 200, 234, 129, 297], // kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo
+      ...[82, 83, 84, 86, 87, 88, 133], // rename, mkdir, rmdir, link, unlink, symlink, mknod
       ...[258, 259, 260, 263, 264, 265, 266, 268, 316], // mkdirat … renameat2
+      ...[76, 90, 92, 94, 132, 235, 261, 280, 188, 189], // truncate, chmod, chown, lchown, utime …, setxattr, lsetxattr
       ...[165, 166, 155, 161, 272, 308], // mount, umount2, pivot_root, chroot, unshare, setns
       ...[50, 49], // listen, bind
       ...COMMON,
@@ -76,6 +81,8 @@ const ARCHITECTURES: Partial<Record<string, Architecture>> = {
       ...[56, 265], // openat, open_by_handle_at
       ...[221, 281], // execve, execveat
       ...[117, 270, 271], // ptrace, process_vm_readv, process_vm_writev
+      ...[129, 130, 131, 138, 240], // kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo
+      ...[45, 88, 5, 6], // truncate, utimensat, setxattr, lsetxattr
       ...[33, 34, 35, 36, 37, 38, 53, 54, 276], // mknodat … renameat2
       ...[39, 40, 41, 51, 97, 268], // umount2, mount, pivot_root, chroot, unshare, setns
       ...[200, 201], // bind, listen
@@ -137,7 +144,11 @@ function filterProgram({ audit, foreignFrom, socket, refused }: Architecture): B
     [JUMP_EQUAL, 'next', 'refuse', AF_INET6],
     [LOAD, 'next', 'next', ARGUMENTS + 8],
     [AND, 'next', 'next', SOCK_TYPE_MASK],
-    [JUMP_EQUAL, 'allow', 'refuse', SOCK_DGRAM],
+    [JUMP_EQUAL, 'next', 'refuse', SOCK_DGRAM],
+    // Not of ICMP, L2TP and whatever else comes in datagrams.
+    [LOAD, 'next', 'next', ARGUMENTS + 16],
+    [JUMP_EQUAL, 'allow', 'next', 0],
+    [JUMP_EQUAL, 'allow', 'refuse', IPPROTO_UDP],
   ]
   const [allow, refuse] = [lines.length, lines.length + 1]
   const distance = (label: Label, at: number): number =>

@@ -23,6 +23,7 @@ const LONGEST_MS = 86_400_000
  */
 export class Permit {
   #until: number
+  #isWithdrawn = false
 
   /** @param until what an earlier run of the daemon allowed, in ms of the clock. */
   constructor(until = 0) {
@@ -36,6 +37,7 @@ export class Permit {
 
   /** @param provenUntil clock time at which the registry may give the subnet away. */
   extend(now: number, provenUntil: number): number {
+    if (this.#isWithdrawn) return 0
     const isUnbroken = now < this.#until || now < provenUntil
     if (now < provenUntil - MARGIN_MS) {
       this.#until = Math.min(provenUntil, now + LONGEST_MS)
@@ -45,8 +47,9 @@ export class Permit {
     return this.#until
   }
 
-  /** Ends it at once. */
+  /** Ends it at once and for good: whatever is proven later is too late. */
   withdraw(): void {
+    this.#isWithdrawn = true
     this.#until = 0
   }
 }

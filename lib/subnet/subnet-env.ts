@@ -75,8 +75,10 @@ export function formatVariable(name: string, value: string): string {
 
 /** What stands between quotes, or in front of a comment. */
 function unquote(raw: string): string {
-  const quoted = /^(["'])(.*)\1$/.exec(raw)
-  if (quoted?.[2] !== undefined) return quoted[2]
+  const [, double, single] =
+    /^(?:"((?:\\.|[^"\\])*)"|'([^']*)')\s*(?:#.*)?$/.exec(raw) ?? []
+  if (double !== undefined) return double.replaceAll(/\\(["\\$`])/g, '$1')
+  if (single !== undefined) return single
   const comment = raw.search(/\s#/)
   return comment < 0 ? raw : raw.slice(0, comment).trimEnd()
 }

@@ -29,6 +29,9 @@ const SAMPLE_MS = 10_000
 const CHURN_MS = 30_000
 const TRANSFER_S = 10
 
+/** Of iperf3, whose server has to be started anew for each transfer. */
+const MOST_FAILURES = 5
+
 /** By then caches are filled and code is compiled. */
 const WARM_SHARE = 0.25
 /** More than a garbage collector lets it sway. */
@@ -79,12 +82,24 @@ try {
   const isOver = (): boolean => performance.now() > end
   let bits = 0
   let transfers = 0
+  let failures = 0
 
   const load = async (from: LabHost, to: LabHost): Promise<void> => {
     while (!isOver()) {
-      const { bitsPerSecond } = await measureTcp(from.container, to.container, TRANSFER_S)
-      bits += bitsPerSecond
-      transfers += 1
+      try {
+        const { bitsPerSecond } = await measureTcp(
+          from.container,
+          to.container,
+          TRANSFER_S,
+        )
+        bits += bitsPerSecond
+        transfers += 1
+      } catch (error) {
+        // The port of the transfer before may not be free yet.
+        failures += 1
+        if (failures > MOST_FAILURES) throw error
+        await sleep(1000)
+      }
     }
   }
   const churn = async (): Promise<void> => {

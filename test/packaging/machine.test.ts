@@ -259,6 +259,13 @@ async function dockerFollows(): Promise<void> {
   })
 }
 
+/** Subnets that neither host holds. */
+async function freeSubnets(): Promise<string[]> {
+  const held = await Promise.all(machines.map(subnetOf))
+  const all = Array.from({ length: 5 }, (_, index) => `10.5.${200 + index}.0/24`)
+  return all.filter(subnet => !held.includes(subnet))
+}
+
 /** Commands of a text, one a line, for these hosts. */
 function commandsOf(text: string, names: Readonly<Record<string, string>>): string[] {
   const pattern = new RegExp(
@@ -281,6 +288,7 @@ function commandsOf(text: string, names: Readonly<Record<string, string>>): stri
 }
 
 await t.test('the commands of the README', async t => {
+  const [moved = '', reserved = ''] = await freeSubnets()
   const [from = '', to = ''] = await Promise.all(machines.map(addressOf))
   for (const line of commandsOf(block('flannelctl why'), { 'A B': `${from} ${to}` })) {
     if (line === 'flannelctl cleanup') await t.rejects(one.shell(line), /runs/, line)
@@ -288,8 +296,8 @@ await t.test('the commands of the README', async t => {
   }
   const names = {
     HOST: lab.host(2).address,
-    '[SUBNET]': '10.5.77.0/24',
-    SUBNET: '10.5.78.0/24',
+    '[SUBNET]': moved,
+    SUBNET: reserved,
     ID: 'spare',
   }
   // As the README has it for a host that gets another subnet.
@@ -303,11 +311,12 @@ await t.test('the commands of the README', async t => {
     await happens('the daemon has left', async () => (await readyPid(two)) === undefined)
     await two.shell('systemctl start flanneld')
   }
-  t.match(await two.shell('flannelctl lease history'), '10.5.77.0/24')
+  t.match(await two.shell('flannelctl lease history'), moved)
   await dockerFollows()
 })
 
 await t.test('the examples of the help texts', async t => {
+  const third = (await freeSubnets()).at(-1) ?? ''
   const [from = '', to = ''] = await Promise.all(machines.map(addressOf))
   const helps = await Promise.all(
     Object.values(COMMANDS).map(async entry => (await entry.load()).help),
@@ -330,7 +339,7 @@ await t.test('the examples of the help texts', async t => {
     '192.168.1.12': lab.host(2).address,
     '192.0.2.7': lab.host(2).address,
     '192.0.2.10': ETCD_ADDRESS,
-    '10.5.9.0/24': '10.5.79.0/24',
+    '10.5.9.0/24': third,
     '| less': '| cat',
     '--private-ipv4=10.0.0.5 --output=/': '--private-ipv4=10.0.0.5 --output=out',
     '/other/network': '/coreos.com/network',

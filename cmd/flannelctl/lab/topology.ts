@@ -25,7 +25,7 @@ export const DEFAULT_NAME = 'lab'
 export const DEFAULT_HOSTS = 3
 
 /** A daemon is a Node process of some 80 MB: more hosts than that are no laptop's business. */
-export const MAX_HOSTS = 50
+export const MAX_HOSTS = 100
 
 /** It becomes part of namespace names, file names and command lines. */
 export const LAB_NAME = /^[a-z0-9][a-z0-9-]{0,19}$/

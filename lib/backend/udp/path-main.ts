@@ -97,4 +97,5 @@ function isFailed(fds: Buffer, index: number): boolean {
 
 const [label = ''] = process.argv.slice(2)
 main(label)
-process.exit(0)
+// At once: Node's own way winds up a loop whose ring it may not use any more.
+libc.exitNow(0)

@@ -1,7 +1,14 @@
 import t from 'tap'
 import { RemoteSelector } from '../../../lib/backend/remotes.js'
 import { parseNetworkConfig } from '../../../lib/subnet/network-config.js'
-import { formatSubnet, parseSubnetKey } from '../../../lib/subnet/subnet-key.js'
+import { formatPrefix, parsePrefix } from '../../../lib/subnet/prefix.js'
+import {
+  type Subnet,
+  formatSubnet,
+  parseSubnetKey,
+  subnetsOverlap,
+} from '../../../lib/subnet/subnet-key.js'
+import { fc, holds } from '../../helpers/property.js'
 import {
   type SubnetRecord,
   parseSubnetRecord,
@@ -100,6 +107,50 @@ t.test('of subnets that overlap, the host that was there before keeps its own', 
     'both of one host',
   )
   t.end()
+})
+
+t.test('a record that was lost and put back is as old as before', t => {
+  const of = (name: string, host: number, revision: bigint): SubnetRecord =>
+    record(name, { PublicIP: `192.0.2.${host}` }, revision)
+  const selector = new RemoteSelector(OWN, CONFIG, '')
+  const names = (records: readonly SubnetRecord[]): string[] =>
+    selector.select(records).remotes.map(({ subnet }) => formatSubnet(subnet))
+  const stray = of('10.6.1.128-25', 9, 5n)
+  t.strictSame(names([of('10.6.1.0-24', 7, 2n), stray]), ['10.6.1.0/24'])
+  t.strictSame(names([stray]), ['10.6.1.128/25'], 'while it is away')
+  t.strictSame(names([of('10.6.1.0-24', 7, 8n), stray]), ['10.6.1.0/24'], 'it is back')
+  t.strictSame(
+    names([of('10.6.1.0-24', 8, 9n), stray]),
+    ['10.6.1.128/25'],
+    'another host',
+  )
+  t.end()
+})
+
+t.test('overlaps are found as one after the other finds them', async t => {
+  const prefix = fc.tuple(
+    fc.integer({ min: 0, max: 15 }),
+    fc.integer({ min: 20, max: 26 }),
+  )
+  const property = fc.property(fc.array(prefix, { maxLength: 12 }), pairs => {
+    const names = pairs.map(([index, length]) =>
+      formatPrefix(parsePrefix(`10.6.${index}.${index * 16}/${length}`)).replace(
+        '/',
+        '-',
+      ),
+    )
+    const records = [...new Set(names)].map((name, index) =>
+      record(name, { PublicIP: `192.0.2.${index + 1}` }, BigInt(index + 1)),
+    )
+    const kept: SubnetRecord[] = []
+    for (const each of records)
+      if (!kept.some(other => subnetsOverlap(other.subnet, each.subnet))) kept.push(each)
+    const { remotes } = new RemoteSelector(OWN, CONFIG, '').select(records)
+    const named = (subnets: readonly { subnet: Subnet }[]): string =>
+      subnets.map(({ subnet }) => formatSubnet(subnet)).join()
+    return named(remotes) === named(kept)
+  })
+  await holds(t, property)
 })
 
 t.test('a record that has not changed is the same remote, whatever else has', t => {

@@ -21,7 +21,7 @@ t.test('a lab has a namespace for the underlay and two for each host', t => {
 
 t.test('every host that may be asked for has an address in the underlay', t => {
   t.equal(hostAddress(1), '192.168.77.11')
-  t.equal(hostAddress(MAX_HOSTS), '192.168.77.60')
+  t.equal(hostAddress(MAX_HOSTS), '192.168.77.110')
   t.end()
 })
 
