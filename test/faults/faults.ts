@@ -158,7 +158,6 @@ export const FAULTS: readonly Fault[] = [
     name: 'packet path killed (SIGKILL)',
     setting: 'one member',
     backends: ['udp'],
-    isShort: true,
     interrupts: true,
     recoverMs: 1 * S,
     break: async cluster => {
