@@ -4,9 +4,9 @@ import {
   PLACE_FLAGS,
   environmentName,
 } from '../flanneld/flag-table.js'
-import { readUnitSettings } from './unit-settings.js'
 import { type FlagTable, formatHelp, readCommandLine } from '../flanneld/command-line.js'
 import { type Flags, UsageError } from '../flanneld/parse-flags.js'
+import { readUnitSettings } from './unit-settings.js'
 
 export const EXIT = {
   ok: 0,

@@ -19,7 +19,6 @@ import {
 } from '../../lib/subnet/subnet-key.js'
 import { UsageError } from '../flanneld/parse-flags.js'
 import { readEtcdOptions } from '../flanneld/etcd-options.js'
-import { readLeaseCache } from './own-lease.js'
 import { readHeldSubnets } from '../flanneld/journal.js'
 import { networkDirectory, placesOf } from '../flanneld/places.js'
 import { checkOverlaps } from '../flanneld/this-host.js'
@@ -32,6 +31,7 @@ import {
 } from './command.js'
 import { type StatusFlags, tellDaemon } from './daemon-status.js'
 import { withRegistry } from './etcd.js'
+import { readLeaseCache } from './own-lease.js'
 
 const FLAGS = {
   ...COMMON_FLAGS,
@@ -144,10 +144,7 @@ async function warnOfThisHost(
   try {
     await checkOverlaps({
       config,
-      formerSubnets: [
-        ...(cache ? [cache.held.subnet] : []),
-        ...(await readHeldSubnets(places.journalFile)),
-      ],
+      formerSubnets: await readHeldSubnets(places.journalFile, cache?.held.subnet),
       stateDir: join(places.stateDir, networkDirectory(networks)),
       endpoints: readEtcdOptions(flags).endpoints,
     })

@@ -83,10 +83,10 @@ export async function readHostFacts(
         ? []
         : await findHostOverlaps({
             config,
-            formerSubnets: [
-              ...(cache ? [cache.held.subnet] : []),
-              ...(await readHeldSubnets(placesOf(flags).journalFile)),
-            ],
+            formerSubnets: await readHeldSubnets(
+              placesOf(flags).journalFile,
+              cache?.held.subnet,
+            ),
             stateDir,
             endpoints: etcd.facts.endpoints,
           }),

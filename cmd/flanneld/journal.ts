@@ -75,19 +75,26 @@ export async function readJournal(path: string): Promise<JournalEvent[]> {
   return text.split('\n').flatMap(line => parseEvent(line) ?? [])
 }
 
-/** Every subnet that the host has held, as far as the journal goes back; none for who may not read it. */
-export async function readHeldSubnets(path: string): Promise<Subnet[]> {
+/**
+ * Every subnet that the host has held: the last, as other files have it, and those of the
+ * journal, as far as it goes back; that alone for who may not read it.
+ */
+export async function readHeldSubnets(
+  path: string,
+  last: Subnet | undefined,
+): Promise<Subnet[]> {
   const events = await readJournal(path).catch(() => [])
   const texts = events.flatMap(({ event, subnet }) =>
     event === 'holding' && typeof subnet === 'string' ? [subnet] : [],
   )
-  return [...new Set(texts)].flatMap(text => {
+  const earlier = [...new Set(texts)].flatMap(text => {
     try {
       return parseSubnet(text)
     } catch {
       return []
     }
   })
+  return last === undefined ? earlier : [last, ...earlier]
 }
 
 /** One line for people. */

@@ -79,10 +79,7 @@ export async function prepareNetwork(
   const formerEnv = await readPreviousSubnetEnv(flags['subnet-file'], log)
   // What containers were told of last, by whichever daemon; a reboot forgets it.
   const previous = formerEnv?.subnet ?? cache?.held.subnet
-  const formerSubnets = [
-    ...(previous ? [previous] : []),
-    ...(await readHeldSubnets(places.journalFile)),
-  ]
+  const formerSubnets = await readHeldSubnets(places.journalFile, previous)
   await checkOverlaps({ config, formerSubnets, stateDir, endpoints: context.endpoints })
   const plan = planBackend({
     config,

@@ -1,15 +1,13 @@
-import { type ChildProcessByStdio, spawn } from 'node:child_process'
 import { cp, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
-import type { Readable, Writable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import type { LabHost } from '../../cmd/flannelctl/lab/host.js'
 import { Lab } from '../../cmd/flannelctl/lab/lab.js'
 import { ipInside, runInside } from '../../cmd/flannelctl/lab/namespaces.js'
 import { underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
 import { run } from '../../lib/linux/run.js'
+import { AskedProcess } from './asked-process.js'
 import { EtcdMembers } from './etcd-members.js'
 import { Traffic } from './traffic.js'
 
@@ -45,7 +43,7 @@ export class Cluster {
   readonly etcd: EtcdMembers
   /** What all daemons write to: a file system of its own, of 64 MiB. */
   readonly directory: string
-  readonly #proxy: Proxy | undefined
+  readonly #proxy: AskedProcess | undefined
   #traffic: Traffic | undefined
 
   private constructor(
@@ -53,7 +51,7 @@ export class Cluster {
     lab: Lab,
     etcd: EtcdMembers,
     directory: string,
-    proxy: Proxy | undefined,
+    proxy: AskedProcess | undefined,
   ) {
     this.backend = backend
     this.lab = lab
@@ -79,13 +77,16 @@ export class Cluster {
       runDir,
       flags: [`--etcd-endpoints=${endpoints.join(',')}`, ...flags],
     })
-    let proxy: Proxy | undefined
+    let proxy: AskedProcess | undefined
     try {
       await ipInside(
         namespace,
         [2, 3, 9].map(number => `address add 192.168.77.${number}/24 dev br0`),
       )
-      if (isProxied) proxy = await Proxy.start(namespace, etcd.endpoints[0] ?? '')
+      if (isProxied) {
+        const [target = ''] = etcd.endpoints.map(url => url.replace('http://', ''))
+        proxy = await AskedProcess.start(namespace, PROXY, PROXY_ADDRESS, target)
+      }
       await etcd.start()
       const cluster = new Cluster(backend, lab, etcd, directory, proxy)
       await cluster.storeConfig()
@@ -113,9 +114,9 @@ export class Cluster {
     return this.#traffic
   }
 
-  get proxy(): Proxy {
+  async slowEtcd(trouble: ProxyTrouble): Promise<void> {
     if (this.#proxy === undefined) throw new Error('the cluster has no proxy')
-    return this.#proxy
+    await this.#proxy.ask(JSON.stringify(trouble))
   }
 
   async storeConfig(): Promise<void> {
@@ -162,53 +163,6 @@ iptables -t nat -A POSTROUTING -s 203.0.113.0/24 -j MASQUERADE
 nft add table inet other
 nft add chain inet other forward '{ type filter hook forward priority 10; }'
 nft add rule inet other forward ip saddr 203.0.113.9 drop`
-
-class Proxy {
-  readonly #child: ChildProcessByStdio<Writable, Readable, null>
-  readonly #lines: AsyncIterator<string>
-
-  private constructor(child: ChildProcessByStdio<Writable, Readable, null>) {
-    this.#child = child
-    this.#lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
-  }
-
-  static async start(namespace: string, target: string): Promise<Proxy> {
-    const program = [
-      process.execPath,
-      PROXY,
-      PROXY_ADDRESS,
-      target.replace('http://', ''),
-    ]
-    const child = spawn(
-      'setpriv',
-      [
-        ...[
-          '--pdeathsig',
-          'KILL',
-          '--',
-          'nsenter',
-          `--net=/run/netns/${namespace}`,
-          '--',
-        ],
-        ...program,
-      ],
-      { stdio: ['pipe', 'pipe', 'inherit'] },
-    )
-    const proxy = new Proxy(child)
-    await proxy.#lines.next()
-    return proxy
-  }
-
-  async set(trouble: ProxyTrouble): Promise<void> {
-    this.#child.stdin.write(`${JSON.stringify(trouble)}\n`)
-    await this.#lines.next()
-  }
-
-  async close(): Promise<void> {
-    this.#child.kill('SIGKILL')
-    await Promise.resolve()
-  }
-}
 
 /** Fills the file system that the daemons write to, until the function is called. */
 export async function fillDisk(cluster: Cluster): Promise<() => Promise<void>> {

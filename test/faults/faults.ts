@@ -22,7 +22,7 @@ export interface Fault {
   readonly break: (cluster: Cluster) => Promise<void>
   readonly mend?: (cluster: Cluster) => Promise<void>
   /** Packets are allowed to be lost while it is broken. */
-  readonly interrupts?: boolean | readonly Backend[]
+  readonly interrupts?: boolean
   /** From the moment it is mended, or broken if it mends itself: ms until nothing is lost any more. */
   readonly recoverMs?: number
   /** Part of `npm test`, with ten times that. */
@@ -414,23 +414,23 @@ export const FAULTS: readonly Fault[] = [
     name: 'etcd: answers 2 s late for 20 s, a daemon restarted meanwhile',
     setting: 'proxy',
     break: async cluster => {
-      await cluster.proxy.set({ delayMs: 1000, isFrozen: false })
+      await cluster.slowEtcd({ delayMs: 1000, isFrozen: false })
       await restart(second(cluster), 'SIGTERM')
       await sleep(20 * S)
     },
-    mend: async ({ proxy }) => {
-      await proxy.set({ delayMs: 0, isFrozen: false })
+    mend: async cluster => {
+      await cluster.slowEtcd({ delayMs: 0, isFrozen: false })
     },
   },
   {
     name: 'etcd: connections half open for 60 s',
     setting: 'proxy',
-    break: async ({ proxy }) => {
-      await proxy.set({ delayMs: 0, isFrozen: true })
+    break: async cluster => {
+      await cluster.slowEtcd({ delayMs: 0, isFrozen: true })
       await sleep(60 * S)
     },
-    mend: async ({ proxy }) => {
-      await proxy.set({ delayMs: 0, isFrozen: false })
+    mend: async cluster => {
+      await cluster.slowEtcd({ delayMs: 0, isFrozen: false })
     },
   },
   {
@@ -447,7 +447,7 @@ export const FAULTS: readonly Fault[] = [
   {
     name: 'a host sleeps for 80 s, past the end of its lease',
     setting: 'short leases',
-    interrupts: ['udp', 'vxlan', 'host-gw'],
+    interrupts: true,
     recoverMs: 5 * S,
     break: async cluster => {
       const host = second(cluster)

@@ -9,6 +9,8 @@ import { type Backend, type Cluster, PREFIX } from './cluster.js'
 /** A daemon at rest has some thirty. */
 const MAX_DESCRIPTORS = 80
 
+const MOST_PINGED = 3
+
 export interface Record {
   /** 10.5.72.0/24 */
   readonly subnet: string
@@ -81,7 +83,10 @@ async function checkHost(
     violations.push('something of another owner was changed')
   const { length } = await readdir(`/proc/${host.daemon.pid}/fd`)
   if (length > MAX_DESCRIPTORS) violations.push(`the daemon has ${length} descriptors`)
-  const others = cluster.hosts.filter(other => other !== host)
+  // All others, of a few: the kernel has one table of neighbours for all namespaces.
+  const index = cluster.hosts.indexOf(host)
+  const ring = [...cluster.hosts.slice(index + 1), ...cluster.hosts.slice(0, index)]
+  const others = ring.slice(0, MOST_PINGED)
   const pings = await host.container.ping(
     others.map(({ container }) => container.address),
   )

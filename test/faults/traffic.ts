@@ -1,11 +1,7 @@
-import { type ChildProcessByStdio, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { createInterface } from 'node:readline'
-import type { Readable, Writable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import type { LabContainer } from '../../cmd/flannelctl/lab/host.js'
-import { inside } from '../../cmd/flannelctl/lab/namespaces.js'
+import { AskedProcess } from './asked-process.js'
 
 const PROGRAM = fileURLToPath(new URL('./traffic-main.js', import.meta.url))
 const POLL_MS = 100
@@ -40,42 +36,11 @@ export function nowMs(): number {
   return Number(process.hrtime.bigint()) / 1e6
 }
 
-/** The traffic that one container has with another. */
-class Talker {
-  readonly #child: ChildProcessByStdio<Writable, Readable, null>
-  readonly #lines: AsyncIterator<string>
-
-  constructor(from: LabContainer, to: string) {
-    const command = inside(from.namespace, [process.execPath, PROGRAM, to])
-    this.#child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', ...command], {
-      stdio: ['pipe', 'pipe', 'inherit'],
-    })
-    this.#lines = createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]()
-  }
-
-  async ready(): Promise<void> {
-    await this.#lines.next()
-  }
-
-  async ask(order: 'begin' | 'report'): Promise<TrafficReport> {
-    this.#child.stdin.write(`${order}\n`)
-    const { value } = (await this.#lines.next()) as { value: string }
-    return JSON.parse(value) as TrafficReport
-  }
-
-  async close(): Promise<void> {
-    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return
-    const exit = once(this.#child, 'exit')
-    this.#child.kill('SIGKILL')
-    await exit
-  }
-}
-
 /** Traffic of every container to the next, in a ring. */
 export class Traffic {
-  readonly #talkers: Talker[]
+  readonly #talkers: AskedProcess[]
 
-  private constructor(talkers: Talker[]) {
+  private constructor(talkers: AskedProcess[]) {
     this.#talkers = talkers
   }
 
@@ -83,10 +48,9 @@ export class Traffic {
   static async start(containers: readonly LabContainer[]): Promise<Traffic> {
     const talkers = containers.map((from, index) => {
       const to = containers[(index + 1) % containers.length]
-      return new Talker(from, to?.address ?? '')
+      return AskedProcess.start(from.namespace, PROGRAM, to?.address ?? '')
     })
-    const traffic = new Traffic(talkers)
-    await Promise.all(talkers.map(talker => talker.ready()))
+    const traffic = new Traffic(await Promise.all(talkers))
     if ((await traffic.flows(1000, START_DEADLINE_MS)) === undefined) {
       const reports = await traffic.report()
       await traffic.close()
@@ -100,7 +64,8 @@ export class Traffic {
   }
 
   async report(): Promise<TrafficReport[]> {
-    return await Promise.all(this.#talkers.map(talker => talker.ask('report')))
+    const answers = await Promise.all(this.#talkers.map(talker => talker.ask('report')))
+    return answers.map(answer => JSON.parse(answer) as TrafficReport)
   }
 
   /**

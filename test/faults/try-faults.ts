@@ -80,8 +80,7 @@ async function tryFault(
   await fault.break(cluster).catch((error: unknown) => {
     failures.push(`while it was broken: ${(error as Error).message}`)
   })
-  const endMs = fault.mend === undefined && fault.interrupts ? undefined : nowMs()
-  const mendMs = nowMs()
+  const overMs = nowMs()
   await fault.mend?.(cluster).catch((error: unknown) => {
     failures.push(`while it was mended: ${(error as Error).message}`)
   })
@@ -94,21 +93,19 @@ async function tryFault(
   const lost = sum(reports, ({ lost }) => lost)
   const gapMs = Math.max(...reports.map(report => report.gapMs))
   const lastLostMs = Math.max(...reports.map(({ lastLostMs = 0 }) => lastLostMs))
-  const isInterrupted =
-    fault.interrupts === true ||
-    (Array.isArray(fault.interrupts) && fault.interrupts.includes(backend))
+  const { interrupts = false } = fault
   const recoverMs =
-    flowsSinceMs === undefined ? undefined : Math.max(0, lastLostMs - (endMs ?? mendMs))
+    flowsSinceMs === undefined ? undefined : Math.max(0, lastLostMs - overMs)
   if (sum(reports, ({ wrongTransfers }) => wrongTransfers) > 0)
     failures.push('a transfer brought something else than was sent')
   if (recoverMs === undefined)
     failures.push(`packets are lost ${RECOVERY_DEADLINE_MS / 1000} s after it was mended`)
-  else if (isInterrupted && recoverMs > (fault.recoverMs ?? 0) * patience)
+  else if (interrupts && recoverMs > (fault.recoverMs ?? 0) * patience)
     failures.push(`packets were lost for ${Math.round(recoverMs)} ms after it was mended`)
   // A path that other work keeps from its core for a third of a second loses packets.
-  if (!isInterrupted && lost > 0 && patience === 1)
+  if (!interrupts && lost > 0 && patience === 1)
     failures.push(`${lost} packets were lost`)
-  if (!isInterrupted && gapMs > JITTER_MS * patience)
+  if (!interrupts && gapMs > JITTER_MS * patience)
     failures.push(`no packet came for ${Math.round(gapMs)} ms`)
   if (failures.length > 0) failures.push(`logs in ${await cluster.keepLogs()}`)
   return {
@@ -118,7 +115,7 @@ async function tryFault(
     lost,
     gapMs,
     recoverMs,
-    settleMs: settledMs - mendMs,
+    settleMs: settledMs - overMs,
     brokenTransfers: sum(reports, ({ brokenTransfers }) => brokenTransfers),
     failedQueries: sum(reports, ({ failedQueries }) => failedQueries),
     failures,

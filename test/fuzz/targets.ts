@@ -8,10 +8,7 @@ import { UsageError } from '../../cmd/flanneld/parse-flags.js'
 import { matchesPacket } from '../../lib/diagnosis/packet-match.js'
 import { DROP_REASONS, Drop } from '../../lib/encap/drops.js'
 import { checkInbound, routeOutbound } from '../../lib/encap/forward.js'
-import {
-  type ForwardingState,
-  ForwardingTable,
-} from '../../lib/encap/forwarding-table.js'
+import { ForwardingTable } from '../../lib/encap/forwarding-table.js'
 import {
   IcmpError,
   MAX_ICMP_ERROR,
@@ -53,26 +50,10 @@ import { formatSubnetKey, parseSubnetKey } from '../../lib/subnet/subnet-key.js'
 import { formatHolder, parseHolder } from '../../lib/subnet/subnet-record.js'
 import { SERVERS } from './servers.js'
 import type { Target } from './target.js'
-import { ip, ipPacket, range } from '../helpers/packets.js'
+import { STATE } from '../helpers/forwarding-state.js'
+import { ip, ipPacket } from '../helpers/packets.js'
 import { referenceInbound, referenceOutbound } from '../reference/forwarding.js'
 
-const STATE: ForwardingState = {
-  families: [
-    { network: range('10.5.0.0/16'), subnet: range('10.5.72.0/24') },
-    { network: range('fd00:5::/48'), subnet: range('fd00:5:0:72::/64') },
-  ],
-  verify: 'strict',
-  copyDscp: false,
-  hops: [
-    {
-      subnets: [range('10.5.1.0/24'), range('fd00:5:0:1::/64')],
-      address: ip('192.0.2.1'),
-      port: 8285,
-      sources: [ip('198.51.100.1')],
-      carriesEcn: true,
-    },
-  ],
-}
 const TABLE = new ForwardingTable(STATE)
 const OUTER = ip('192.0.2.1')
 

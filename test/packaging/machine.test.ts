@@ -315,6 +315,23 @@ await t.test('the commands of the README', async t => {
   await dockerFollows()
 })
 
+await t.test('the commands in the sentences of the README', async t => {
+  const inline = readme.matchAll(/`((?:flannelctl|systemctl) [^`\n…]+)`/g)
+  const lines = [...new Set(Array.from(inline, ([, line = '']) => line))]
+    // Others run in the blocks, or in a test of their own with what they stand for.
+    .filter(line => !/ [A-Z]+$| flannel$|cleanup/.test(line))
+  t.ok(lines.length > 12, `${lines.length} commands`)
+  for (const line of lines) {
+    await t.resolves(two.shell(line), line)
+    if (!/lease release|-s INT/.test(line)) continue
+    await happens('the daemon has ended', async () => (await readyPid(two)) === undefined)
+    if (line.includes('INT'))
+      await t.rejects(two.shell('ip link show flannel0'), 'its device is gone')
+    await two.shell('systemctl start flanneld')
+  }
+  await dockerFollows()
+})
+
 await t.test('the examples of the help texts', async t => {
   const third = (await freeSubnets()).at(-1) ?? ''
   const [from = '', to = ''] = await Promise.all(machines.map(addressOf))

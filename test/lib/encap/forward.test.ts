@@ -2,7 +2,6 @@ import t from 'tap'
 import { DROP_REASONS, Drop, DropLedger } from '../../../lib/encap/drops.js'
 import { checkInbound, routeOutbound } from '../../../lib/encap/forward.js'
 import {
-  type ForwardingState,
   ForwardingTable,
   VERIFY_MODES,
   type VerifyMode,
@@ -12,38 +11,12 @@ import {
   ip,
   ipPacket,
   ipv4Packet,
-  range,
   resum,
 } from '../../helpers/packets.js'
+import { STATE } from '../../helpers/forwarding-state.js'
 import { allocatedBy } from '../../helpers/heap.js'
 import { fc, holds } from '../../helpers/property.js'
 import { referenceInbound, referenceOutbound } from '../../reference/forwarding.js'
-
-/** This host has 10.5.72.0/24 and fd00:5:0:72::/64; two remotes, the first of them behind NAT. */
-const STATE: ForwardingState = {
-  families: [
-    { network: range('10.5.0.0/16'), subnet: range('10.5.72.0/24') },
-    { network: range('fd00:5::/48'), subnet: range('fd00:5:0:72::/64') },
-  ],
-  verify: 'strict',
-  copyDscp: false,
-  hops: [
-    {
-      subnets: [range('10.5.1.0/24'), range('fd00:5:0:1::/64')],
-      address: ip('192.0.2.1'),
-      port: 8285,
-      sources: [ip('198.51.100.1')],
-      carriesEcn: true,
-    },
-    {
-      subnets: [range('10.5.2.0/24'), range('fd00:5:0:2::/64')],
-      address: ip('192.0.2.2'),
-      port: 8285,
-      sources: [],
-      carriesEcn: true,
-    },
-  ],
-}
 
 const GOOD: PacketFields = {
   source: '10.5.1.9',
