@@ -6,7 +6,7 @@ import type { LabNode } from '../../cmd/flannelctl/lab/host.js'
 import { ipInside } from '../../cmd/flannelctl/lab/namespaces.js'
 import { hostAddress, underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
 import { flannelctl } from '../helpers/flannelctl.js'
-import { type Answer, type Case, diagnose, expectCause } from './diagnosis.js'
+import { type Answer, type Case, NOTHING, diagnose, expectCause } from './diagnosis.js'
 import { happens, pathOf, subnetOf } from './open-test-lab.js'
 
 const NAME = 't-why'
@@ -151,22 +151,29 @@ await breaks('the way takes shorter packets only', {
       'link set host1 mtu 1400',
       'link set host2 mtu 1400',
     ]),
-  // Both hosts have to send shorter packets, and the bridges of their containers as well.
+  // Both hosts have to send shorter packets, and the bridges of their containers as well. Where
+  // the second finds less than the first, the first has to follow, and is told so.
   mend: async () => {
-    const mended: string[] = []
+    const mended = new Set<string>()
+    let last = NOTHING
     await happens(
-      'no host is left to mend',
+      'nothing is left to mend',
       async () => {
-        const { checks, mend: command } = await why()
-        const [check] = checks
-        if (check !== undefined && !mended.includes(check)) {
-          mended.push(check)
-          await mend(command)
-        }
-        return mended.length === 4 && check === undefined
+        last = await why()
+        const [check] = last.checks
+        if (check === undefined) return true
+        mended.add(check)
+        await mend(last.mend)
+        return false
       },
       MENDS_MS,
-    )
+    ).catch((error: unknown) => {
+      throw new Error(`${[...mended].join(', ')}; last: ${last.what}`, { cause: error })
+    })
+    const checks = ['bridge-mtu', 'path-mtu']
+    const those = checks.map(check => `${check} on ${hostAddress(2)}`)
+    for (const check of [...checks, ...those])
+      if (!mended.has(check)) throw new Error(`${check} was not told of`)
   },
   tidyUp: async () => {
     await ipInside(underlayNamespace(NAME), [

@@ -67,6 +67,12 @@ const [one, two] = (await Promise.all(
 const machines = [one, two]
 const [first, next] = await Promise.all([makePackage(FIRST.version), makePackage(NEXT)])
 
+/** Ctrl-C after a while; one that has not begun to listen by then is given longer. */
+const INTERRUPTED = `#!/bin/sh
+for seconds in 1 4 16; do
+    timeout --preserve-status --signal=INT $seconds "$@" && exit
+done`
+
 /** A container of Debian's static busybox alone. */
 const BOX = `mkdir -p box/bin && cp "$(command -v busybox)" box/bin/
 for name in sh sleep ping; do ln -s busybox box/bin/$name; done
@@ -280,12 +286,14 @@ function commandsOf(text: string, names: Readonly<Record<string, string>>): stri
     .filter(line => line !== '')
     .map(line => line.replace(pattern, name => names[name] ?? name))
     .map(line =>
-      line.replace(
-        /^flannelctl (top|capture|watch)(?!.*count)/,
-        'timeout --preserve-status --signal=INT 1 $&',
-      ),
+      line.replace(/^flannelctl (top|capture|watch)(?!.*count)/, 'interrupted $&'),
     )
 }
+
+for (const machine of machines)
+  await machine.shell('install /dev/stdin /usr/local/bin/interrupted', {
+    input: INTERRUPTED,
+  })
 
 await t.test('the commands of the README', async t => {
   const [moved = '', reserved = ''] = await freeSubnets()
