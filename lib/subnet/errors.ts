@@ -7,7 +7,7 @@ export type SubnetErrorCode =
   | 'ERR_HOST_CLONED' // another living host has our host id: take a new one
   | 'ERR_REGISTRY_UNAVAILABLE' // no answer from etcd: try again; a write may have happened
   | 'ERR_REGISTRY_REFUSED' // etcd answered no (credentials, permission): the operator must act
-  | 'ERR_WATCH_COMPACTED' // the revision is gone from history: list again
+  | 'ERR_REVISION_COMPACTED' // the revision is gone from history: list again
   | 'ERR_REVISION_REGRESSED' // etcd knows fewer revisions than we saw: it was wiped or restored
 
 export class SubnetError extends Error {

@@ -14,7 +14,7 @@ import type { TlsMaterial } from './tls-files.js'
 const KEEPALIVE_MS = 10_000
 const KEEPALIVE_TIMEOUT_MS = 5000
 
-/** 50,000 leases are 9 MB in one answer, more than gRPC's default of 4. */
+/** A page of long records may be more than gRPC's default of 4 MB. */
 const MAX_ANSWER_BYTES = 256 << 20
 
 export interface ClientOptions {

@@ -47,6 +47,10 @@ export function isLoginNeedless(error: unknown): boolean {
 export function castEtcdError(error: unknown, target: CallTarget): SubnetError {
   if (error instanceof SubnetError) return error
   const cause = error instanceof Error ? error : new Error(String(error))
+  if (cause.message.includes('revision has been compacted'))
+    return new SubnetError('ERR_REVISION_COMPACTED', bare(cause.message), { cause })
+  if (cause.message.includes('is a future revision'))
+    return new SubnetError('ERR_REVISION_REGRESSED', bare(cause.message), { cause })
   const isRefusal =
     error instanceof EtcdPermissionDeniedError ||
     error instanceof EtcdAuthenticationFailedError ||

@@ -8,7 +8,7 @@ import type {
   IWatchRequest,
   IWatchResponse,
 } from 'etcd3'
-import { SubnetError } from './errors.js'
+import { SubnetError, isSubnetError } from './errors.js'
 import { EtcdCluster, type EtcdOptions } from './etcd-cluster.js'
 import {
   CALL_TIMEOUT_MS,
@@ -16,6 +16,7 @@ import {
   isLoginExpired,
   isLoginUnknown,
 } from './etcd-errors.js'
+import { type Page, type PageRequest, listInPages } from './list-in-pages.js'
 import {
   type Change,
   type Entry,
@@ -60,10 +61,39 @@ export class EtcdRegistry implements Registry {
   }
 
   async list(prefix: string): Promise<Snapshot> {
+    const end = endOfPrefix(prefix)
+    for (;;) {
+      try {
+        return await listInPages(
+          prefix,
+          request => this.#readPage(request, end),
+          performance.now.bind(performance),
+        )
+      } catch (error) {
+        // etcd was compacted to a later revision, or restored to an earlier one, in between.
+        const isAnother =
+          isSubnetError(error, 'ERR_REVISION_COMPACTED') ||
+          isSubnetError(error, 'ERR_REVISION_REGRESSED')
+        if (!isAnother) throw error
+      }
+    }
+  }
+
+  async #readPage(
+    { from, isBehind, limit, revision }: PageRequest,
+    end: Buffer,
+  ): Promise<Page> {
     const answer = await this.#cluster.ask(client =>
-      client.kv.range({ key: Buffer.from(prefix), range_end: endOfPrefix(prefix) }),
+      client.kv.range({
+        // A key with a zero behind it is the next that can be.
+        key: Buffer.from(isBehind ? `${from}\0` : from),
+        range_end: end,
+        limit,
+        revision: String(revision ?? 0),
+      }),
     )
-    return { revision: BigInt(answer.header.revision), entries: answer.kvs.map(toEntry) }
+    const entries = answer.kvs.map(toEntry)
+    return { revision: BigInt(answer.header.revision), entries, more: answer.more }
   }
 
   async get(key: string): Promise<{ entry: Entry | undefined; revision: bigint }> {
@@ -208,7 +238,7 @@ function readWatchResponse(response: IWatchResponse, from: bigint): Change[] {
   if (response.canceled) {
     if (response.compact_revision !== '0') {
       throw new SubnetError(
-        'ERR_WATCH_COMPACTED',
+        'ERR_REVISION_COMPACTED',
         `revision ${from} is compacted, history starts at ${response.compact_revision}`,
       )
     }

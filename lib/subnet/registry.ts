@@ -33,7 +33,7 @@ export interface Registry {
    * first batch is empty and says that the watch stands. Returns when `signal`
    * aborts. To go on after an error, watch again from the last change seen + 1.
    *
-   * Also throws ERR_WATCH_COMPACTED and ERR_REVISION_REGRESSED: list again.
+   * Also throws ERR_REVISION_COMPACTED and ERR_REVISION_REGRESSED: list again.
    */
   watch(
     prefix: string,

@@ -1,8 +1,10 @@
 import type { Clock } from '../../lib/subnet/clock.js'
+import { insertDescending } from '../helpers/insert-descending.js'
 
 interface Sleeper {
   readonly due: number
   readonly wake: () => void
+  isAwake: boolean
 }
 
 /**
@@ -13,7 +15,9 @@ interface Sleeper {
  */
 export class ManualClock implements Clock {
   #now: number
-  #sleepers: Sleeper[] = []
+  /** Who is due first is last; of those that are due together, who came first. Some were woken before their time. */
+  readonly #sleepers: Sleeper[] = []
+  #sleeping = 0
   #driven = false
   readonly #random: () => number
 
@@ -39,18 +43,20 @@ export class ManualClock implements Clock {
     await new Promise<void>(resolve => {
       const wake = (): void => {
         signal?.removeEventListener('abort', wake)
-        this.#sleepers = this.#sleepers.filter(other => other !== sleeper)
+        sleeper.isAwake = true
+        this.#sleeping -= 1
         resolve()
       }
-      const sleeper: Sleeper = { due: this.#now + ms, wake }
-      this.#sleepers.push(sleeper)
+      const sleeper: Sleeper = { due: this.#now + ms, wake, isAwake: false }
+      insertDescending(this.#sleepers, sleeper, ({ due }) => due)
+      this.#sleeping += 1
       signal?.addEventListener('abort', wake)
     })
   }
 
   /** How many sleep now: 0 when nothing is left open. */
   get sleeping(): number {
-    return this.#sleepers.length
+    return this.#sleeping
   }
 
   /** Lets everything run that does not wait for time. */
@@ -115,11 +121,8 @@ export class ManualClock implements Clock {
   }
 
   #next(): Sleeper | undefined {
-    let first: Sleeper | undefined
-    for (const sleeper of this.#sleepers) {
-      if (first === undefined || sleeper.due < first.due) first = sleeper
-    }
-    return first
+    while (this.#sleepers.at(-1)?.isAwake === true) this.#sleepers.pop()
+    return this.#sleepers.at(-1)
   }
 }
 

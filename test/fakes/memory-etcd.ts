@@ -15,6 +15,12 @@ interface EtcdLease {
   readonly expiresAt: number
 }
 
+/** A watch that waits for changes under a prefix. */
+interface Waiter {
+  readonly prefix: string
+  readonly wake: (revision: bigint) => void
+}
+
 interface Contents {
   readonly revision: bigint
   readonly compacted: bigint
@@ -46,7 +52,9 @@ export class MemoryEtcd {
   #grants = 0
   /** Counts the times that connections were lost. */
   #epoch = 0
-  readonly #waiting = new Set<() => void>()
+  readonly #waiting = new Set<Waiter>()
+  /** No lease ends before. */
+  #nextExpiry = 0
 
   constructor(clock: Clock) {
     this.clock = clock
@@ -123,7 +131,8 @@ export class MemoryEtcd {
       entries,
       history: [...history, ...changes],
     }
-    this.wakeAll()
+    for (const { prefix, wake } of [...this.#waiting])
+      if (changes.some(change => keyOf(change).startsWith(prefix))) wake(revision)
   }
 
   grant(ttlSeconds: number): string {
@@ -137,6 +146,7 @@ export class MemoryEtcd {
     const expiresAt = this.clock.now() + ttlSeconds * 1000
     const leases = new Map(this.#contents.leases)
     leases.set(id, { ttlSeconds, expiresAt })
+    this.#nextExpiry = Math.min(this.#nextExpiry, expiresAt)
     this.#contents = { ...this.#contents, leases }
     void this.clock.sleep(expiresAt - this.clock.now()).then(() => {
       this.#expire()
@@ -171,10 +181,13 @@ export class MemoryEtcd {
   }
 
   #expire(): void {
-    if (!this.#up) return
-    for (const [id, { expiresAt }] of this.#contents.leases) {
-      if (expiresAt <= this.clock.now()) this.revoke(id)
-    }
+    const now = this.clock.now()
+    if (!this.#up || now < this.#nextExpiry) return
+    for (const [id, { expiresAt }] of this.#contents.leases)
+      if (expiresAt <= now) this.revoke(id)
+    this.#nextExpiry = Math.min(
+      ...Array.from(this.#contents.leases.values(), ({ expiresAt }) => expiresAt),
+    )
   }
 
   /**
@@ -186,35 +199,46 @@ export class MemoryEtcd {
     const { compacted, history, revision } = this.#contents
     if (from <= compacted) {
       throw new SubnetError(
-        'ERR_WATCH_COMPACTED',
+        'ERR_REVISION_COMPACTED',
         `revision ${from} is compacted, history starts at ${compacted}`,
       )
     }
-    const changes = history.filter(
-      change =>
-        revisionOf(change) >= from &&
-        (change.kind === 'put' ? change.entry.key : change.key).startsWith(prefix),
-    )
+    const start = history.findLastIndex(change => revisionOf(change) < from) + 1
+    const changes = history
+      .slice(start)
+      .filter(change => keyOf(change).startsWith(prefix))
     return { changes, next: from > revision ? from : revision + 1n }
   }
 
-  /** Resolves at the next change or `wakeAll`, or when `signal` aborts. */
-  async nextChange(signal: AbortSignal): Promise<void> {
-    if (signal.aborted) return
-    await new Promise<void>(resolve => {
-      const wake = (): void => {
-        signal.removeEventListener('abort', wake)
-        this.#waiting.delete(wake)
-        resolve()
+  /**
+   * Resolves at the next change under `prefix`, at `wakeAll`, or when `signal`
+   * aborts, with the revision from which on there may be any.
+   */
+  async nextChange(prefix: string, signal: AbortSignal): Promise<bigint> {
+    return await new Promise<bigint>(resolve => {
+      const waiter: Waiter = {
+        prefix,
+        wake: revision => {
+          signal.removeEventListener('abort', end)
+          this.#waiting.delete(waiter)
+          resolve(revision)
+        },
       }
-      this.#waiting.add(wake)
-      signal.addEventListener('abort', wake)
+      const end = (): void => {
+        waiter.wake(this.#contents.revision + 1n)
+      }
+      if (signal.aborted) {
+        end()
+        return
+      }
+      this.#waiting.add(waiter)
+      signal.addEventListener('abort', end)
     })
   }
 
   /** Lets every watch look again at what it has and whether it still stands. */
   wakeAll(): void {
-    for (const wake of [...this.#waiting]) wake()
+    for (const waiter of [...this.#waiting]) waiter.wake(this.#contents.revision + 1n)
   }
 
   /** Forgets what changed up to `revision`, but not what is there now. */
@@ -259,4 +283,8 @@ export class MemoryEtcd {
   wipe(): void {
     this.restore(EMPTY)
   }
+}
+
+function keyOf(change: Change): string {
+  return change.kind === 'put' ? change.entry.key : change.key
 }

@@ -125,7 +125,7 @@ export class MemoryRegistry implements Registry {
       if (news.changes.length > 0) {
         yield news.changes
       } else {
-        await this.#etcd.nextChange(signal)
+        next = await this.#etcd.nextChange(prefix, signal)
         await this.#clock.sleep(this.#latencyMs(), signal)
       }
     }
