@@ -32,9 +32,6 @@ type Verdict = Refusal | 'accept' | 'return'
 const DENIALS: ReadonlySet<string> = new Set(['DROP', 'REJECT'])
 const MASQUERADES: ReadonlySet<string> = new Set(['MASQUERADE', 'SNAT'])
 
-/** Chains that jump to each other end here: iptables itself refuses loops. */
-const MAX_DEPTH = 32
-
 /**
  * @param saved a table as iptables-save prints it.
  * @param chain a chain with a policy, such as FORWARD.
@@ -45,7 +42,7 @@ export function findRefusal(
   chain: string,
   packet: FilteredPacket,
 ): Refusal | undefined {
-  const verdict = walk({ saved, packet, blamed: DENIALS }, chain, 0)
+  const verdict = walk({ saved, packet, blamed: DENIALS, verdicts: new Map() }, chain)
   if (typeof verdict === 'object') return verdict
   if (verdict === 'accept') return undefined
   return saved.includes(`:${chain} DROP `) ? { chain, rule: undefined } : undefined
@@ -59,7 +56,8 @@ export function findMasquerade(
   saved: string,
   packet: FilteredPacket,
 ): Refusal | undefined {
-  const verdict = walk({ saved, packet, blamed: MASQUERADES }, 'POSTROUTING', 0)
+  const at = { saved, packet, blamed: MASQUERADES, verdicts: new Map() }
+  const verdict = walk(at, 'POSTROUTING')
   return typeof verdict === 'object' ? verdict : undefined
 }
 
@@ -68,11 +66,23 @@ interface Walk {
   readonly packet: FilteredPacket
   /** Targets that are looked for. */
   readonly blamed: ReadonlySet<string>
+  /** Of each chain, which is the same from wherever it is jumped to. */
+  readonly verdicts: Map<string, Verdict>
 }
 
-function walk(at: Walk, chain: string, depth: number): Verdict {
+function walk(at: Walk, chain: string): Verdict {
+  const { verdicts } = at
+  const known = verdicts.get(chain)
+  if (known !== undefined) return known
+  // Until it is known: a chain that comes back to itself, which iptables refuses, ends there.
+  verdicts.set(chain, 'return')
+  const verdict = walkRules(at, chain)
+  verdicts.set(chain, verdict)
+  return verdict
+}
+
+function walkRules(at: Walk, chain: string): Verdict {
   const { saved, packet, blamed } = at
-  if (depth > MAX_DEPTH) return 'return'
   const start = `-A ${chain} `
   for (const line of saved.split('\n')) {
     if (!line.startsWith(start)) continue
@@ -84,7 +94,7 @@ function walk(at: Walk, chain: string, depth: number): Verdict {
     if (blamed.has(target)) {
       if (matches === 'yes') return { chain, rule: line }
     } else if (saved.includes(`\n:${target} `)) {
-      const verdict = walk(at, target, depth + 1)
+      const verdict = walk(at, target)
       if (verdict === 'accept' || (verdict !== 'return' && matches === 'yes'))
         return verdict
     }

@@ -1,7 +1,14 @@
 /** Our servers, as whoever may open their sockets sees them. */
+import { AssertionError, strictEqual } from 'node:assert/strict'
 import { once } from 'node:events'
 import { mkdtempSync } from 'node:fs'
-import { type AddressInfo, type NetConnectOpts, connect, createServer } from 'node:net'
+import {
+  type AddressInfo,
+  type NetConnectOpts,
+  type Server,
+  connect,
+  createServer,
+} from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pino from 'pino'
@@ -11,6 +18,7 @@ import {
   openStatusServer,
 } from '../../cmd/flanneld/status-server.js'
 import { openWebServer } from '../../cmd/flanneld/web-server.js'
+import { DockerEngine } from '../../lib/names/docker-engine.js'
 import type { Target } from './target.js'
 
 /** What comes has come by then: from this very process. */
@@ -103,6 +111,51 @@ const request = (line: string, ...headers: readonly string[]): string =>
     '\r\n',
   )
 
+/** Another's server: its answers are foreign, and whatever they are there is a list or an error soon. */
+function dockerTarget(): Target {
+  let opened: Promise<{ server: Server; engine: DockerEngine }> | undefined
+  let answer: Buffer = Buffer.alloc(0)
+  const open = async (): Promise<{ server: Server; engine: DockerEngine }> => {
+    const path = join(mkdtempSync(join(tmpdir(), 'flanneld-fuzz-')), 'docker')
+    const server = createServer(socket => {
+      socket.on('error', () => undefined).on('data', () => socket.end(answer))
+    }).listen(path)
+    await once(server, 'listening')
+    return { server, engine: new DockerEngine(path) }
+  }
+  return {
+    name: 'docker-engine',
+    seeds: [
+      engineAnswer(
+        '[{"Id":"a1","Names":["/web","/other/alias"],"NetworkSettings":{"Networks":{"bridge":{"IPAddress":"10.5.72.9","GlobalIPv6Address":""}}}}]',
+      ),
+      'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\n\r\n',
+      'HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n',
+    ],
+    close: async () => {
+      const server = (await opened)?.server
+      server?.close()
+    },
+    run: async input => {
+      const { engine } = await (opened ??= open())
+      answer = input
+      try {
+        for (const { id, name, addresses } of await engine.containers())
+          strictEqual(
+            [id, name, ...addresses].every(each => typeof each === 'string'),
+            true,
+          )
+      } catch (error) {
+        const isOurFault = error instanceof TypeError || error instanceof AssertionError
+        if (isOurFault || !(error instanceof Error)) throw error
+      }
+    },
+  }
+}
+
+const engineAnswer = (body: string): string =>
+  `HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`
+
 export const SERVERS: readonly Target[] = [
   serverTarget(
     'status-socket',
@@ -127,4 +180,5 @@ export const SERVERS: readonly Target[] = [
     ],
     openWeb,
   ),
+  dockerTarget(),
 ]

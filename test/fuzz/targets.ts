@@ -5,6 +5,7 @@ import { readCloudConfig } from '../../cmd/flannelctl/import.js'
 import { readCommandLine } from '../../cmd/flanneld/command-line.js'
 import { FLANNELD_FLAGS } from '../../cmd/flanneld/flag-table.js'
 import { UsageError } from '../../cmd/flanneld/parse-flags.js'
+import { findMasquerade, findRefusal } from '../../lib/diagnosis/packet-filter.js'
 import { matchesPacket } from '../../lib/diagnosis/packet-match.js'
 import { DROP_REASONS, Drop } from '../../lib/encap/drops.js'
 import { checkInbound, routeOutbound } from '../../lib/encap/forward.js'
@@ -39,7 +40,7 @@ import { readIcmp } from '../../lib/probe/icmp.js'
 import { parseLeaseCache } from '../../lib/subnet/lease-cache.js'
 import { parseNetworkConfig } from '../../lib/subnet/network-config.js'
 import { formatOrder, parseOrder } from '../../lib/subnet/orders.js'
-import { parsePrefix } from '../../lib/subnet/prefix.js'
+import { parseAddress, parsePrefix } from '../../lib/subnet/prefix.js'
 import { SubnetError } from '../../lib/subnet/errors.js'
 import {
   formatVariable,
@@ -164,6 +165,14 @@ function readControl(input: Buffer): void {
 const FORWARDING = encodeForwarding(STATE)
 const KEY = '/coreos.com/network/subnets/'
 const MOMENT = { boot: 'b', now: 5000, date: new Date(1_700_000_000_000) }
+
+const FILTERED = {
+  in: 'docker0',
+  out: 'flannel0',
+  source: parseAddress('10.5.72.9'),
+  destination: parseAddress('10.5.1.9'),
+  protocol: 'icmp',
+} as const
 
 const text = (input: Buffer): string => input.toString('utf8')
 
@@ -301,6 +310,22 @@ export const TARGETS: readonly Target[] = [
       parseRoutes(text(input), 6)
     },
     refusals: [SyntaxError],
+  },
+  {
+    name: 'iptables-save',
+    seeds: [
+      '*filter\n:FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]\n-A FORWARD -j DOCKER-USER\n-A FORWARD -i docker0 ! -o docker0 -j ACCEPT\n-A DOCKER-USER -s 10.5.0.0/16 -d 10.5.1.9/32 -p icmp -m comment --comment "a \\" b" -j REJECT --reject-with icmp-port-unreachable\n-A DOCKER-USER -j RETURN\nCOMMIT\n',
+      '*nat\n:POSTROUTING ACCEPT [0:0]\n:A - [0:0]\n-A POSTROUTING -j A\n-A POSTROUTING -g A\n-A A -p udp -m udp --dport 53 -j SNAT --to-source 192.0.2.1\n-A A -s 10.5.72.0/24 ! -o docker0 -j MASQUERADE\nCOMMIT\n',
+    ],
+    run: input => {
+      const saved = text(input)
+      for (const refusal of [
+        findRefusal(saved, 'FORWARD', FILTERED),
+        findMasquerade(saved, FILTERED),
+      ])
+        if (refusal?.rule !== undefined && !saved.includes(refusal.rule))
+          throw new Error(`${refusal.rule} is not there`)
+    },
   },
   {
     name: 'wg-dump',

@@ -126,3 +126,27 @@ for (const [name, saved, rule] of [
     t.equal(met?.rule, rule)
     t.end()
   })
+
+t.test('each of forty chains jumps to the next one twice', t => {
+  const chains = Array.from({ length: 40 }, (_, index) => `CHAIN-${index}`)
+  const jumps = chains.flatMap((chain, index) => {
+    const jump = `-A ${chain} -j ${chains[index + 1] ?? 'DROP'}`
+    return [`:${chain} - [0:0]`, jump, jump]
+  })
+  const begin = performance.now()
+
+  const met = findRefusal(
+    ['*filter', ':INPUT ACCEPT [0:0]', ...jumps, '-A INPUT -j CHAIN-0'].join('\n'),
+    'INPUT',
+    PACKET,
+  )
+
+  t.equal(met?.rule, '-A CHAIN-39 -j DROP')
+  const returning = [
+    ...jumps.filter(line => !line.endsWith('DROP')),
+    '-A INPUT -j CHAIN-0',
+  ]
+  t.equal(findRefusal(['*filter', ...returning].join('\n'), 'INPUT', PACKET), undefined)
+  t.ok(performance.now() - begin < 1000, 'and is walked once')
+  t.end()
+})
