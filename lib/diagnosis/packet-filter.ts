@@ -42,7 +42,7 @@ export function findRefusal(
   chain: string,
   packet: FilteredPacket,
 ): Refusal | undefined {
-  const verdict = walk({ saved, packet, blamed: DENIALS, verdicts: new Map() }, chain)
+  const verdict = walk(start(saved, packet, DENIALS), chain)
   if (typeof verdict === 'object') return verdict
   if (verdict === 'accept') return undefined
   return saved.includes(`:${chain} DROP `) ? { chain, rule: undefined } : undefined
@@ -56,18 +56,29 @@ export function findMasquerade(
   saved: string,
   packet: FilteredPacket,
 ): Refusal | undefined {
-  const at = { saved, packet, blamed: MASQUERADES, verdicts: new Map() }
-  const verdict = walk(at, 'POSTROUTING')
+  const verdict = walk(start(saved, packet, MASQUERADES), 'POSTROUTING')
   return typeof verdict === 'object' ? verdict : undefined
 }
 
 interface Walk {
-  readonly saved: string
+  /** What follows the name of the chain in each of its rules. */
+  readonly rules: ReadonlyMap<string, readonly string[]>
   readonly packet: FilteredPacket
   /** Targets that are looked for. */
   readonly blamed: ReadonlySet<string>
   /** Of each chain, which is the same from wherever it is jumped to. */
   readonly verdicts: Map<string, Verdict>
+}
+
+function start(saved: string, packet: FilteredPacket, blamed: ReadonlySet<string>): Walk {
+  const rules = new Map<string, string[]>()
+  for (const line of saved.split('\n')) {
+    const [, declared] = /^:(\S+) /.exec(line) ?? []
+    if (declared !== undefined && !rules.has(declared)) rules.set(declared, [])
+    const [, chain, rule] = /^-A (\S+) (.*)$/.exec(line) ?? []
+    if (chain !== undefined && rule !== undefined) rules.get(chain)?.push(rule)
+  }
+  return { rules, packet, blamed, verdicts: new Map() }
 }
 
 function walk(at: Walk, chain: string): Verdict {
@@ -82,18 +93,16 @@ function walk(at: Walk, chain: string): Verdict {
 }
 
 function walkRules(at: Walk, chain: string): Verdict {
-  const { saved, packet, blamed } = at
-  const start = `-A ${chain} `
-  for (const line of saved.split('\n')) {
-    if (!line.startsWith(start)) continue
-    const { target, matches } = readRule(line.slice(start.length), packet)
+  const { rules, packet, blamed } = at
+  for (const rule of rules.get(chain) ?? []) {
+    const { target, matches } = readRule(rule, packet)
     if (matches === 'no' || target === undefined) continue
     if (target === 'ACCEPT') return 'accept'
     // After one that may match, nothing that follows is certain.
     if (target === 'RETURN') return matches === 'yes' ? 'return' : 'accept'
     if (blamed.has(target)) {
-      if (matches === 'yes') return { chain, rule: line }
-    } else if (saved.includes(`\n:${target} `)) {
+      if (matches === 'yes') return { chain, rule: `-A ${chain} ${rule}` }
+    } else if (rules.has(target)) {
       const verdict = walk(at, target)
       if (verdict === 'accept' || (verdict !== 'return' && matches === 'yes'))
         return verdict

@@ -155,8 +155,8 @@ interface Place {
 async function look(
   options: AcquireLease,
 ): Promise<Place & { readonly records: readonly SubnetRecord[] }> {
-  const { registry, prefix, made, holder, config } = options
-  const snapshot = await registry.list(subnetsPrefix(prefix))
+  const { registry, prefix, made, holder, config, signal } = options
+  const snapshot = await registry.list(subnetsPrefix(prefix), signal)
   const table = new LeaseTable()
   table.replace(snapshot)
   const unreadable = new Set(table.bad().map(({ key }) => key))
@@ -169,7 +169,9 @@ async function look(
     table.apply([{ kind: 'put', entry }], 0)
   }
   const claims =
-    config.families.length < 2 ? [] : (await registry.list(claimsPrefix(prefix))).entries
+    config.families.length < 2
+      ? []
+      : (await registry.list(claimsPrefix(prefix), signal)).entries
   const isOurs = ({ value }: Entry): boolean => value === holder.hostId
   return {
     records: table.records(),

@@ -55,9 +55,16 @@ export class EtcdCluster {
   /** Of calls that were made, how many failed, and how long all took together. */
   readonly calls = { made: 0, failed: 0, seconds: 0 }
 
-  /** Makes a call that may be repeated, also while an earlier attempt is under way. */
-  async ask<T>(call: (client: Etcd3) => Promise<T>): Promise<T> {
-    return await this.#counted(() => this.#ask(call))
+  /**
+   * Makes a call that may be repeated, also while an earlier attempt is under way.
+   *
+   * @param patienceMs until it is tried at another endpoint as well, although none has failed.
+   */
+  async ask<T>(
+    call: (client: Etcd3) => Promise<T>,
+    patienceMs = PATIENCE_MS,
+  ): Promise<T> {
+    return await this.#counted(() => this.#ask(call, patienceMs))
   }
 
   async #counted<T>(call: () => Promise<T>): Promise<T> {
@@ -73,19 +80,19 @@ export class EtcdCluster {
     }
   }
 
-  async #ask<T>(call: (client: Etcd3) => Promise<T>): Promise<T> {
+  async #ask<T>(call: (client: Etcd3) => Promise<T>, patienceMs: number): Promise<T> {
     const tried = this.#endpoints
     try {
-      if (tried.length > 0) return await this.#askAll(call)
+      if (tried.length > 0) return await this.#askAll(call, patienceMs)
     } catch (error) {
       if (!isUnavailable(error)) throw error
       await this.#findEndpoints().catch(() => undefined)
       // Only an endpoint that DNS had not named before is worth a second round.
       if (this.#endpoints.every(endpoint => tried.includes(endpoint))) throw error
-      return await this.#askAll(call)
+      return await this.#askAll(call, patienceMs)
     }
     await this.#findEndpoints()
-    return await this.#askAll(call)
+    return await this.#askAll(call, patienceMs)
   }
 
   /** Makes a call that must not be repeated. The next call goes elsewhere if this one fails. */
@@ -128,10 +135,10 @@ export class EtcdCluster {
 
   /**
    * Begins at the endpoint in use, and goes on to the next when all so far have
-   * failed or a second has passed. The first that answers, also with a refusal,
+   * failed or the patience is over. The first that answers, also with a refusal,
    * which would be the same everywhere, decides.
    */
-  async #askAll<T>(call: (client: Etcd3) => Promise<T>): Promise<T> {
+  async #askAll<T>(call: (client: Etcd3) => Promise<T>, patienceMs: number): Promise<T> {
     const endpoints = this.#endpoints
     const start = this.#current
     const failures = new Map<string, SubnetError>()
@@ -151,7 +158,7 @@ export class EtcdCluster {
           ),
       )
       const isLast = turn === endpoints.length - 1
-      const answer = await firstOf(attempts, isLast ? Infinity : PATIENCE_MS)
+      const answer = await firstOf(attempts, isLast ? Infinity : patienceMs)
       if (answer === undefined) continue
       this.#use(endpoints.indexOf(answer.endpoint))
       if ('error' in answer) throw answer.error

@@ -8,7 +8,7 @@ import type {
   IWatchRequest,
   IWatchResponse,
 } from 'etcd3'
-import { SubnetError, isSubnetError } from './errors.js'
+import { SubnetError } from './errors.js'
 import { EtcdCluster, type EtcdOptions } from './etcd-cluster.js'
 import {
   CALL_TIMEOUT_MS,
@@ -16,7 +16,7 @@ import {
   isLoginExpired,
   isLoginUnknown,
 } from './etcd-errors.js'
-import { type Page, type PageRequest, listInPages } from './list-in-pages.js'
+import { type Page, type PageRequest, PagedList } from './paged-list.js'
 import {
   type Change,
   type Entry,
@@ -36,6 +36,7 @@ import {
  */
 export class EtcdRegistry implements Registry {
   readonly #cluster: EtcdCluster
+  readonly #lists = new Map<string, PagedList<Buffer>>()
 
   constructor(options: EtcdOptions) {
     this.#cluster = new EtcdCluster(options)
@@ -60,40 +61,44 @@ export class EtcdRegistry implements Registry {
     this.#cluster.renew()
   }
 
-  async list(prefix: string): Promise<Snapshot> {
-    const end = endOfPrefix(prefix)
-    for (;;) {
-      try {
-        return await listInPages(
-          prefix,
-          request => this.#readPage(request, end),
-          performance.now.bind(performance),
-        )
-      } catch (error) {
-        // etcd was compacted to a later revision, or restored to an earlier one, in between.
-        const isAnother =
-          isSubnetError(error, 'ERR_REVISION_COMPACTED') ||
-          isSubnetError(error, 'ERR_REVISION_REGRESSED')
-        if (!isAnother) throw error
-      }
+  async list(prefix: string, signal?: AbortSignal): Promise<Snapshot> {
+    let list = this.#lists.get(prefix)
+    if (list === undefined) {
+      const readPage = this.#pagesOf(prefix)
+      list = new PagedList(readPage, performance.now.bind(performance))
+      this.#lists.set(prefix, list)
     }
+    return await list.read(signal)
   }
 
-  async #readPage(
-    { from, isBehind, limit, revision }: PageRequest,
-    end: Buffer,
-  ): Promise<Page> {
-    const answer = await this.#cluster.ask(client =>
-      client.kv.range({
-        // A key with a zero behind it is the next that can be.
-        key: Buffer.from(isBehind ? `${from}\0` : from),
-        range_end: end,
+  /** The cursor is the next key that can be: keys that are no text have one as well. */
+  #pagesOf(prefix: string): (request: PageRequest<Buffer>) => Promise<Page<Buffer>> {
+    const range_end = endOfPrefix(prefix)
+    let term = 0n
+    return async ({ cursor, limit, revision }) => {
+      const request = {
+        key: cursor ?? Buffer.from(prefix),
+        range_end,
         limit,
         revision: String(revision ?? 0),
-      }),
-    )
-    const entries = answer.kvs.map(toEntry)
-    return { revision: BigInt(answer.header.revision), entries, more: answer.more }
+      }
+      // Who has answered just now is not given up for being slow.
+      const patienceMs = cursor === undefined ? undefined : Infinity
+      const answer = await this.#cluster.ask(
+        client => client.kv.range(request),
+        patienceMs,
+      )
+      const { header, kvs } = answer
+      if (cursor !== undefined && BigInt(header.raft_term) < term)
+        throw new SubnetError('ERR_REVISION_REGRESSED', 'etcd was restored meanwhile')
+      term = BigInt(header.raft_term)
+      const last = kvs.at(-1)
+      return {
+        revision: BigInt(header.revision),
+        entries: kvs.map(toEntry),
+        next: answer.more && last ? Buffer.concat([last.key, Buffer.of(0)]) : undefined,
+      }
+    }
   }
 
   async get(key: string): Promise<{ entry: Entry | undefined; revision: bigint }> {

@@ -12,6 +12,8 @@ export interface FollowPrefix {
   readonly prefix: string
   readonly clock: Clock
   readonly log: Logger
+  /** Called before everything is listed, which takes a while. */
+  readonly onListing?: () => void
   /** Everything there is: at first, and again after every cut. */
   readonly onSnapshot: (snapshot: Snapshot) => Promise<void> | void
   readonly onChanges: (changes: readonly Change[]) => void
@@ -30,11 +32,15 @@ export async function followPrefix(
   options: FollowPrefix,
   signal: AbortSignal,
 ): Promise<void> {
-  const { registry, prefix, clock, log, onSnapshot, onChanges, onReachable } = options
+  const { registry, prefix, clock, log } = options
+  const { onListing, onSnapshot, onChanges, onReachable } = options
   const backoff = new Backoff(clock, FIRST_RETRY_MS, LAST_RETRY_MS)
-  while (!signal.aborted) {
+  // Asked anew each time.
+  const isOver = (): boolean => signal.aborted
+  while (!isOver()) {
     try {
-      const snapshot = await registry.list(prefix)
+      onListing?.()
+      const snapshot = await registry.list(prefix, signal)
       await onSnapshot(snapshot)
       for await (const changes of registry.watch(
         prefix,
@@ -46,6 +52,7 @@ export async function followPrefix(
         onReachable?.(true, '')
       }
     } catch (error) {
+      if (isOver()) return
       if (!(error instanceof SubnetError)) throw error
       log.debug({ prefix, reason: error.message }, 'listing again')
       if (isAway(error)) onReachable?.(false, error.message)

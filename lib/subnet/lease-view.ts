@@ -75,6 +75,8 @@ export class LeaseView {
   readonly #listeners = new Set<() => void>()
   readonly #options: LeaseViewOptions
   #own: OwnMark | undefined
+  /** What our record was when the list began that is under way. */
+  #ownWhenListed: OwnMark | undefined
   /** Our record was made anew and we have not seen why: the next list may lack more than it. */
   #suspicious = false
   #revision = 0n
@@ -164,6 +166,9 @@ export class LeaseView {
             prefix: subnetsPrefix(prefix),
             clock,
             log,
+            onListing: () => {
+              this.#ownWhenListed = this.#own
+            },
             onSnapshot: snapshot => {
               this.#take(snapshot)
             },
@@ -212,6 +217,8 @@ export class LeaseView {
     const isOfThen = (entry: Entry): boolean => entry.modRevision <= this.#revision
     if (entries.some(entry => isOfThen(entry) && !this.table.agrees(entry))) return false
     if (own === undefined || own.expiresAt <= this.#options.clock.now()) return true
+    // Written since the list began, which is as of then: the watch brings it.
+    if (!isSameRecord(own, this.#ownWhenListed)) return true
     return entries.some(
       ({ key, createRevision, leaseId }) =>
         key === own.key &&
@@ -252,4 +259,12 @@ export class LeaseView {
       if (this.table.settle(clock.now())) this.#tell()
     }
   }
+}
+
+function isSameRecord(one: OwnMark, other: OwnMark | undefined): boolean {
+  return (
+    one.key === other?.key &&
+    one.createRevision === other.createRevision &&
+    one.leaseId === other.leaseId
+  )
 }

@@ -8,8 +8,11 @@
  * (credentials or permissions: an operator must act).
  */
 export interface Registry {
-  /** Every entry whose key starts with `prefix`, as of one revision. */
-  list(prefix: string): Promise<Snapshot>
+  /**
+   * Every entry whose key starts with `prefix`, as of one revision, which is that of the
+   * beginning. Throws the reason of `signal` when that aborts before all has come.
+   */
+  list(prefix: string, signal?: AbortSignal): Promise<Snapshot>
 
   get(key: string): Promise<{ entry: Entry | undefined; revision: bigint }>
 

@@ -133,13 +133,16 @@ export async function registryContract(
             { kind: 'put', key: to, value: '' },
           ],
         )
-        if (state.moves % 5 === 0) await server.compact(revision)
+        if (state.moves % 20 === 0) await server.compact(revision)
       }
     }
     const snapshots: Snapshot[] = []
     const read = async (): Promise<void> => {
-      while (snapshots.length < 20) snapshots.push(await registry.list(prefix))
-      state.isOver = true
+      try {
+        while (snapshots.length < 20) snapshots.push(await registry.list(prefix))
+      } finally {
+        state.isOver = true
+      }
     }
     await settle(Promise.all([read(), moveKeys()]))
     for (const { revision, entries } of snapshots) {

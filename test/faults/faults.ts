@@ -66,6 +66,19 @@ async function loseOfEtcd({ hosts }: Cluster, percent: number): Promise<void> {
   for (const host of hosts) await host.run(['nft', script])
 }
 
+/** A port of the switch whose frames of class 1:2 wait for each other, and the others for none. */
+function slowLane(port: string): string[][] {
+  const [fast, slow] = [
+    'parent 1:1 pfifo limit 10000',
+    'parent 1:2 tbf rate 40mbit burst 2kb limit 1mb',
+  ]
+  return [
+    'root handle 1: prio bands 2 priomap 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0',
+    fast,
+    slow,
+  ].map(line => `qdisc add dev ${port} ${line}`.split(' '))
+}
+
 async function setUnderlayMtu({ hosts }: Cluster, mtu: number): Promise<void> {
   for (const host of hosts) await ipInside(host.namespace, [`link set eth0 mtu ${mtu}`])
 }
@@ -328,6 +341,22 @@ export const FAULTS: readonly Fault[] = [
     },
     mend: async cluster => {
       await filter(cluster)
+    },
+  },
+  {
+    name: 'underlay: every tenth packet comes behind later ones, for 15 s',
+    setting: 'one member',
+    recoverMs: 1 * S,
+    break: async cluster => {
+      for (const { name } of cluster.hosts)
+        for (const line of slowLane(name)) await cluster.onUnderlay('tc', ...line)
+      await filter(cluster, 'numgen inc mod 10 == 0 meta priority set 1:2')
+      await sleep(15 * S)
+    },
+    mend: async cluster => {
+      await filter(cluster)
+      for (const { name } of cluster.hosts)
+        await cluster.onUnderlay('tc', 'qdisc', 'delete', 'dev', name, 'root')
     },
   },
   {

@@ -1,10 +1,6 @@
 import type { Clock } from '../../lib/subnet/clock.js'
 import { SubnetError } from '../../lib/subnet/errors.js'
-import {
-  type Page,
-  type PageRequest,
-  listInPages,
-} from '../../lib/subnet/list-in-pages.js'
+import { type Page, type PageRequest, PagedList } from '../../lib/subnet/paged-list.js'
 import type {
   Change,
   Entry,
@@ -31,6 +27,13 @@ interface Transfer {
   readonly done: () => void
 }
 
+export interface Speed {
+  readonly bytesPerSecond: number
+  /** What a request takes of the server beside its bytes. */
+  readonly requestMs: number
+  readonly roundTripMs: number
+}
+
 /**
  * An etcd server that answers as fast as it can and no faster: everything that is
  * asked for at one time shares its link and its processor evenly.
@@ -44,6 +47,7 @@ export class BusyServer {
   readonly #clock: Clock
   readonly #bytesPerMs: number
   readonly #requestBytes: number
+  readonly #roundTripMs: number
   /** Who is complete first is last. */
   readonly #transfers: Transfer[] = []
   /** What each transfer has got since there is a server, and when that was so. */
@@ -53,16 +57,13 @@ export class BusyServer {
   #isRunning = false
   readonly #snapshots = new Map<string, { read: Snapshot; bytes: number }>()
 
-  /** @param requestMs what a request takes on its own, without its bytes. */
-  constructor(
-    etcd: MemoryEtcd,
-    { bytesPerSecond, requestMs }: { bytesPerSecond: number; requestMs: number },
-  ) {
+  constructor(etcd: MemoryEtcd, { bytesPerSecond, requestMs, roundTripMs }: Speed) {
     this.etcd = etcd
     this.#clock = etcd.clock
     this.#at = this.#clock.now()
     this.#bytesPerMs = bytesPerSecond / 1000
     this.#requestBytes = requestMs * this.#bytesPerMs
+    this.#roundTripMs = roundTripMs
   }
 
   /** Resolves when the answer of so many bytes has arrived. Throws ERR_REGISTRY_UNAVAILABLE when that takes too long. */
@@ -70,6 +71,7 @@ export class BusyServer {
     const second = Math.floor(this.#clock.now() / 1000)
     this.requests.set(second, (this.requests.get(second) ?? 0) + 1)
     const sent = bytes + ANSWER_BYTES
+    await this.#clock.sleep(this.#roundTripMs)
     const deadline = new AbortController()
     const timer = this.#clock.sleep(CALL_TIMEOUT_MS, deadline.signal).then(() => {
       if (deadline.signal.aborted) return
@@ -153,11 +155,18 @@ function sizeOf(entries: readonly Entry[]): number {
   )
 }
 
+/** Everything as of the first page, and how far it has been read. */
+interface Cursor {
+  readonly read: Snapshot
+  readonly at: number
+}
+
 /** One host's client of a busy server. */
 export class BusyRegistry implements Registry {
   readonly #server: BusyServer
   readonly #inner: MemoryRegistry
   readonly #isPaged: boolean
+  readonly #lists = new Map<string, PagedList<Cursor>>()
 
   /** @param isPaged lists come in pages, else in one answer. */
   constructor(server: BusyServer, isPaged: boolean) {
@@ -166,28 +175,33 @@ export class BusyRegistry implements Registry {
     this.#isPaged = isPaged
   }
 
-  async list(prefix: string): Promise<Snapshot> {
+  async list(prefix: string, signal?: AbortSignal): Promise<Snapshot> {
+    if (this.#isPaged) return await this.#listOf(prefix).read(signal)
     const { read, bytes } = this.#server.read(prefix)
-    if (this.#isPaged) {
-      const { clock } = this.#server.etcd
-      return await listInPages(
-        prefix,
-        request => this.#page(read, request),
-        clock.now.bind(clock),
-      )
-    }
     await this.#server.answer(bytes)
     return read
   }
 
-  async #page(
-    { revision, entries }: Snapshot,
-    { from, isBehind, limit }: PageRequest,
-  ): Promise<Page> {
-    const start = isBehind ? entries.findIndex(({ key }) => key === from) + 1 : 0
-    const page = entries.slice(start, start + limit)
-    await this.#server.answer(sizeOf(page))
-    return { revision, entries: page, more: start + limit < entries.length }
+  #listOf(prefix: string): PagedList<Cursor> {
+    let list = this.#lists.get(prefix)
+    if (list === undefined) {
+      const { clock } = this.#server.etcd
+      const readPage = async (request: PageRequest<Cursor>): Promise<Page<Cursor>> => {
+        const { limit } = request
+        const { read, at } = request.cursor ?? {
+          read: this.#server.read(prefix).read,
+          at: 0,
+        }
+        const { revision, entries } = read
+        const page = entries.slice(at, at + limit)
+        await this.#server.answer(sizeOf(page))
+        const next = at + limit < entries.length ? { read, at: at + limit } : undefined
+        return { revision, entries: page, next }
+      }
+      list = new PagedList(readPage, clock.now.bind(clock))
+      this.#lists.set(prefix, list)
+    }
+    return list
   }
 
   async get(key: string): Promise<{ entry: Entry | undefined; revision: bigint }> {

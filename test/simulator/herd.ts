@@ -18,7 +18,7 @@ import { type OwnHolder, formatHolder } from '../../lib/subnet/subnet-record.js'
 import { ManualClock } from '../fakes/manual-clock.js'
 import { MemoryEtcd } from '../fakes/memory-etcd.js'
 import { silent } from '../helpers/log.js'
-import { BusyRegistry, BusyServer } from './busy-server.js'
+import { BusyRegistry, BusyServer, type Speed } from './busy-server.js'
 
 const PREFIX = '/net'
 const TTL_SECONDS = 86_400
@@ -33,12 +33,10 @@ const ENGINES = 100
 /** How often it is looked whether all are. */
 const LOOK_MS = 1000
 
-export interface HerdOptions {
+export interface HerdOptions extends Speed {
   readonly hosts: number
-  /** Of the link of etcd. */
-  readonly bytesPerSecond: number
-  /** What etcd takes for a request, without its bytes. */
-  readonly requestMs: number
+  /** Each begins at some moment of so long a time. */
+  readonly spreadMs: number
   /** Lists come in pages, else in one answer. */
   readonly isPaged: boolean
   /** Nobody was there before: all take a subnet. Else all had one before the power was cut. */
@@ -54,10 +52,12 @@ export interface HerdResult {
   readonly sentBytes: number
   /** Calls that got no answer in time. */
   readonly timeouts: number
+  /** That are held in the end. */
+  readonly subnets: number
 }
 
 /**
- * All hosts start in the same moment, as when the power comes back, and an etcd
+ * All hosts start, as when the power comes back, and an etcd
  * of limited speed has to answer them all. Resolves when every one of them is
  * ready, or an hour has passed.
  */
@@ -80,7 +80,13 @@ export async function startHerd(options: HerdOptions): Promise<HerdResult> {
       ? askAsEngine({ registry, clock, held, holder, noteReady })
       : runEngine({ registry, clock, held, holder, noteReady })
   })
-  const running = runAll(stop.signal, starting)
+  const running = runAll(
+    stop.signal,
+    starting.map(run => async signal => {
+      await clock.sleep(clock.random() * options.spreadMs, signal)
+      await run(signal)
+    }),
+  )
   while (readyAfter.length < options.hosts && clock.now() - begin < LIMIT_MS)
     await clock.advance(LOOK_MS)
   const counts = [...server.requests.values()]
@@ -93,6 +99,7 @@ export async function startHerd(options: HerdOptions): Promise<HerdResult> {
     mostRequests: Math.max(...counts),
     sentBytes,
     timeouts,
+    subnets: etcd.read(subnetsPrefix(PREFIX)).entries.length,
   }
 }
 

@@ -4,10 +4,12 @@ import { simulate } from './simulate.js'
 
 /** What a request takes of etcd beside its bytes: an etcd that answers 10,000 a second. */
 const REQUEST_MS = 0.1
+const ROUND_TRIP_MS = 1
 
 const USAGE = `usage: npm run simulate -- [--seeds N] [--from SEED] [--hosts N] [--minutes N]
                            [--story] [--first]
-       npm run simulate -- --herd HOSTS [--mbit N] [--new] [--whole]
+       npm run simulate -- --herd HOSTS [--mbit N] [--spread SECONDS]
+                           [--new] [--whole]
 
 --minutes  of trouble, in virtual time
 --story    tell what happened
@@ -15,11 +17,12 @@ const USAGE = `usage: npm run simulate -- [--seeds N] [--from SEED] [--hosts N] 
 
 --herd     so many hosts start at once
 --mbit     Mbit/s of etcd's link; 1000 unless told
+--spread   not at once, but within so many seconds
 --new      none of them was there before
 --whole    lists in one answer instead of pages`
 
 const WORDS = ['story', 'first', 'new', 'whole']
-const NUMBERS = ['seeds', 'from', 'hosts', 'minutes', 'herd', 'mbit']
+const NUMBERS = ['seeds', 'from', 'hosts', 'minutes', 'herd', 'mbit', 'spread']
 
 function readOptions(args: readonly string[]): Map<string, number> {
   const options = new Map<string, number>()
@@ -43,6 +46,8 @@ async function runHerd(hosts: number): Promise<number> {
     hosts,
     bytesPerSecond: (options.get('mbit') ?? 1000) * 125_000,
     requestMs: REQUEST_MS,
+    roundTripMs: ROUND_TRIP_MS,
+    spreadMs: (options.get('spread') ?? 0) * 1000,
     isPaged: !options.has('whole'),
     isFirstTime: options.has('new'),
   })

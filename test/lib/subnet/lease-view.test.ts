@@ -24,8 +24,8 @@ const OWN: OwnMark = {
   expiresAt: 0,
 }
 
-async function startView(t: Test, world: LeaseWorld, memory?: ViewMemory) {
-  const registry = new MemoryRegistry(world.etcd)
+async function startView(t: Test, world: LeaseWorld, memory?: ViewMemory, latencyMs = 0) {
+  const registry = new MemoryRegistry(world.etcd, { latencyMs: () => latencyMs })
   const { log, messages } = collectLog()
   const view = new LeaseView({ registry, prefix: PREFIX, clock: world.clock, log })
   if (memory) view.remember(memory, OWN)
@@ -112,6 +112,33 @@ t.test('a registry that went on while nobody listened is believed', async t => {
   t.notOk(view.table.isDoubted(keyOf(NAME)))
   t.equal(view.table.get(keyOf('10.5.8.0-24')), undefined)
   t.strictSame(view.table.orphans(), [])
+})
+
+t.test('our record that is written while a list is on its way is not missed', async t => {
+  const world = new LeaseWorld()
+  world.put(NAME, HERE)
+  const before = await startView(t, world)
+  await before.end()
+  world.remove(NAME)
+
+  // Read after one second, and here after two.
+  const { view } = await startView(t, world, before.view.memory(), SECOND)
+  await world.clock.advance(1.5 * SECOND)
+  const leaseId = world.etcd.grant(3600)
+  world.put('10.5.1.0-24', HERE, leaseId)
+  const entry = world.etcd.get(OWN.key)
+  view.setOwn({
+    ...{ key: OWN.key, createRevision: entry?.createRevision ?? 0n, leaseId },
+    expiresAt: world.clock.now() + 3600 * SECOND,
+  })
+  await world.clock.advance(10 * SECOND)
+
+  t.equal(view.lists, 1)
+  t.strictSame(view.table.orphans(), [], 'a host that has left is forgotten')
+  t.strictSame(
+    view.table.records().map(({ key }) => key),
+    [OWN.key],
+  )
 })
 
 t.test(

@@ -1,0 +1,133 @@
+import t from 'tap'
+import { SubnetError } from '../../../lib/subnet/errors.js'
+import { type Page, type PageRequest, PagedList } from '../../../lib/subnet/paged-list.js'
+import type { Entry } from '../../../lib/subnet/registry.js'
+
+const entry = (index: number): Entry => ({
+  key: `/x/${index}`,
+  value: '',
+  createRevision: 1n,
+  modRevision: 1n,
+})
+
+const LATE = new SubnetError('ERR_REGISTRY_UNAVAILABLE', 'no answer in 5 s')
+const COMPACTED = new SubnetError('ERR_REVISION_COMPACTED', 'compacted')
+
+/** A server with so many entries, whose clock goes on by `msOf` with each answer. */
+class Server {
+  readonly entries: Entry[]
+  readonly requests: PageRequest<number>[] = []
+  /** What becomes of the request of that number, from 1 on. */
+  readonly failures = new Map<number, SubnetError>()
+  readonly list: PagedList<number>
+  #now = 0
+
+  constructor(count: number, msOf: (limit: number) => number = () => 1) {
+    this.entries = Array.from({ length: count }, (_, index) => entry(index))
+    const read = (request: PageRequest<number>): Promise<Page<number>> => {
+      this.requests.push(request)
+      const failure = this.failures.get(this.requests.length)
+      this.#now += failure === LATE ? 5000 : msOf(request.limit)
+      return failure === undefined
+        ? Promise.resolve(this.#page(request))
+        : Promise.reject(failure)
+    }
+    this.list = new PagedList(read, () => this.#now)
+  }
+
+  get limits(): number[] {
+    return this.requests.map(({ limit }) => limit)
+  }
+
+  #page({ cursor = 0, limit, revision }: PageRequest<number>): Page<number> {
+    const end = cursor + limit
+    return {
+      // The newest goes up with each answer, as where others write.
+      revision: revision ?? BigInt(10 + this.requests.length),
+      entries: this.entries.slice(cursor, end),
+      next: end < this.entries.length ? end : undefined,
+    }
+  }
+}
+
+t.test('all there is, as of the first answer', async t => {
+  for (const count of [0, 1, 100, 101, 5000]) {
+    const server = new Server(count)
+    const { revision, entries } = await server.list.read()
+    t.strictSame(entries, server.entries)
+    t.equal(revision, 11n)
+    t.ok(server.requests.slice(1).every(request => request.revision === 11n))
+  }
+})
+
+t.test('pages double while they come quickly', async t => {
+  const server = new Server(50_000)
+  await server.list.read()
+  t.strictSame(server.limits.slice(0, 5), [100, 200, 400, 800, 1600])
+  t.strictSame(server.limits.slice(-2), [16_000, 16_000])
+})
+
+t.test('one that comes neither soon nor late is followed by its like', async t => {
+  const server = new Server(300, () => 1000)
+  await server.list.read()
+  t.strictSame(server.limits, [100, 100, 100])
+})
+
+t.test(
+  'one that comes late is followed by a shorter one, also in the next list',
+  async t => {
+    const server = new Server(200, limit => limit * 30)
+    await server.list.read()
+    t.strictSame(server.limits, [100, 50, 50])
+    await server.list.read()
+    t.equal(server.limits[3], 50)
+  },
+)
+
+t.test(
+  'one that does not come in time is asked for again, and what has come counts',
+  async t => {
+    const server = new Server(1000)
+    server.failures.set(3, LATE).set(4, LATE)
+    const { entries } = await server.list.read()
+    t.strictSame(entries, server.entries)
+    t.strictSame(server.limits.slice(0, 6), [100, 200, 400, 200, 100, 200])
+    t.equal(server.requests[4]?.cursor, 300)
+  },
+)
+
+t.test('but not for ever, and the first not at all', async t => {
+  const late = new Server(1000)
+  for (let number = 2; number < 9; number++) late.failures.set(number, LATE)
+  await t.rejects(late.list.read(), LATE)
+  t.equal(late.requests.length, 5)
+
+  const away = new Server(1000)
+  away.failures.set(1, LATE)
+  await t.rejects(away.list.read(), LATE)
+  t.equal(away.requests.length, 1)
+  await away.list.read()
+  t.equal(away.limits[1], 50, 'and then with less in it')
+})
+
+t.test('a revision that is compacted: from the beginning, a few times', async t => {
+  const server = new Server(1000)
+  server.failures.set(2, COMPACTED)
+  const { revision, entries } = await server.list.read()
+  t.strictSame(entries, server.entries)
+  t.equal(revision, 13n)
+  t.equal(server.requests[2]?.cursor, undefined)
+
+  const busy = new Server(1000)
+  for (const number of [2, 4, 6]) busy.failures.set(number, COMPACTED)
+  await t.rejects(busy.list.read(), { code: 'ERR_REGISTRY_UNAVAILABLE' })
+})
+
+t.test('a list that nobody wants any more ends between two pages', async t => {
+  const server = new Server(1000)
+  const stop = new AbortController()
+  const reading = server.list.read(stop.signal)
+  stop.abort(new Error('over'))
+  await t.rejects(reading, { message: 'over' })
+  t.equal(server.requests.length, 1)
+})
