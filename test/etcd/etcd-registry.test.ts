@@ -86,6 +86,26 @@ t.test('a commit whose answer is lost fails in time, and has happened', async t 
   t.equal((await registry.get(key)).entry?.value, '1')
 })
 
+t.test('keys that are no text are listed once each', async t => {
+  const operator = openEtcdClient(etcd.endpoint)
+  const registry = new EtcdRegistry({ endpoints: [etcd.endpoint] })
+  t.teardown(() => {
+    operator.close()
+    registry.close()
+  })
+  const keys = Array.from({ length: 300 }, (_, index) =>
+    Buffer.concat([Buffer.from('/bytes/'), Buffer.of(0xf0, index >> 8, index & 255)]),
+  )
+  for (const key of keys) await operator.kv.put({ key, value: Buffer.alloc(0) })
+
+  const { entries } = await registry.list('/bytes/')
+
+  t.strictSame(
+    entries.map(({ key }) => key),
+    keys.map(key => key.toString()),
+  )
+})
+
 t.test('without an endpoint there is no registry', t => {
   t.throws(
     () => new EtcdRegistry({ endpoints: [] }),

@@ -5,6 +5,7 @@ import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { inside } from '../../cmd/flannelctl/lab/namespaces.js'
+import { netstatCounter } from '../helpers/netstat.js'
 import { Injector } from './injector.js'
 import { DUAL, type Pair, type Side, openPair, reaches } from './open-pair.js'
 import { happens } from './open-test-lab.js'
@@ -34,11 +35,7 @@ async function counterOf(
   group: string,
   name: string,
 ): Promise<number> {
-  const lines = (await pair.inside(side, 'cat', '/proc/net/netstat'))
-    .split('\n')
-    .filter(line => line.startsWith(`${group}:`))
-    .map(line => line.split(' '))
-  return Number(lines[1]?.[lines[0]?.indexOf(name) ?? -1])
+  return netstatCounter(await pair.inside(side, 'cat', '/proc/net/netstat'), group, name)
 }
 
 t.test('an underlay of long packets carries long packets', async t => {
