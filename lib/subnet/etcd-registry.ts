@@ -36,7 +36,7 @@ import {
  */
 export class EtcdRegistry implements Registry {
   readonly #cluster: EtcdCluster
-  readonly #lists = new Map<string, PagedList<Buffer>>()
+  readonly #lists = new Map<string, PagedList<Place>>()
 
   constructor(options: EtcdOptions) {
     this.#cluster = new EtcdCluster(options)
@@ -71,32 +71,24 @@ export class EtcdRegistry implements Registry {
     return await list.read(signal)
   }
 
-  /** The cursor is the next key that can be: keys that are no text have one as well. */
-  #pagesOf(prefix: string): (request: PageRequest<Buffer>) => Promise<Page<Buffer>> {
+  #pagesOf(prefix: string): (request: PageRequest<Place>) => Promise<Page<Place>> {
+    const start = Buffer.from(prefix)
     const range_end = endOfPrefix(prefix)
-    let term = 0n
     return async ({ cursor, limit, revision }) => {
-      const request = {
-        key: cursor ?? Buffer.from(prefix),
-        range_end,
-        limit,
-        revision: String(revision ?? 0),
-      }
+      const key = cursor?.key ?? start
+      const range = { key, range_end, limit, revision: String(revision ?? 0) }
       // Who has answered just now is not given up for being slow.
       const patienceMs = cursor === undefined ? undefined : Infinity
-      const answer = await this.#cluster.ask(
-        client => client.kv.range(request),
-        patienceMs,
-      )
-      const { header, kvs } = answer
-      if (cursor !== undefined && BigInt(header.raft_term) < term)
+      const answer = await this.#cluster.ask(client => client.kv.range(range), patienceMs)
+      const { header, kvs, more } = answer
+      const term = BigInt(header.raft_term)
+      if (cursor !== undefined && term < cursor.term)
         throw new SubnetError('ERR_REVISION_REGRESSED', 'etcd was restored meanwhile')
-      term = BigInt(header.raft_term)
       const last = kvs.at(-1)
       return {
         revision: BigInt(header.revision),
         entries: kvs.map(toEntry),
-        next: answer.more && last ? Buffer.concat([last.key, Buffer.of(0)]) : undefined,
+        next: more && last ? { key: behind(last.key), term } : undefined,
       }
     }
   }
@@ -192,6 +184,17 @@ export class EtcdRegistry implements Registry {
   close(): void {
     this.#cluster.close()
   }
+}
+
+/** Where a page begins, and the raft term of the member that the one before came from. */
+interface Place {
+  readonly key: Buffer
+  readonly term: bigint
+}
+
+/** The next key that can be; keys that are no text have one as well. */
+function behind(key: Buffer): Buffer {
+  return Buffer.concat([key, Buffer.of(0)])
 }
 
 /** The first key behind every key that starts with `prefix`. */

@@ -84,7 +84,8 @@ export class PagedList<Cursor> {
     let limit = this.#first
     let cursor: Cursor | undefined
     let revision: bigint | undefined
-    for (let failures = 0; ;) {
+    let failures = 0
+    for (;;) {
       signal?.throwIfAborted()
       const begin = this.#now()
       try {
