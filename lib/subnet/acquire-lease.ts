@@ -5,6 +5,7 @@ import { SubnetError, isSubnetError } from './errors.js'
 import { renewIntervalMs } from './keep-lease.js'
 import { type LastHolder, listLastHolders, markLastHolder } from './last-holders.js'
 import { LeaseTable } from './lease-table.js'
+import { unlessAborted } from './loops.js'
 import { type NetworkConfig, isSubnetOf, isSubnetOfNetwork } from './network-config.js'
 import { type WhoWeAre, findOwnRecord } from './own-record.js'
 import { type Prefix, formatAddress, samePrefix } from './prefix.js'
@@ -156,7 +157,7 @@ async function look(
   options: AcquireLease,
 ): Promise<Place & { readonly records: readonly SubnetRecord[] }> {
   const { registry, prefix, made, holder, config, signal } = options
-  const snapshot = await registry.list(subnetsPrefix(prefix), signal)
+  const snapshot = await unlessAborted(registry.list(subnetsPrefix(prefix)), signal)
   const table = new LeaseTable()
   table.replace(snapshot)
   const unreadable = new Set(table.bad().map(({ key }) => key))
@@ -171,7 +172,7 @@ async function look(
   const claims =
     config.families.length < 2
       ? []
-      : (await registry.list(claimsPrefix(prefix), signal)).entries
+      : (await unlessAborted(registry.list(claimsPrefix(prefix)), signal)).entries
   const isOurs = ({ value }: Entry): boolean => value === holder.hostId
   return {
     records: table.records(),

@@ -61,14 +61,14 @@ export class EtcdRegistry implements Registry {
     this.#cluster.renew()
   }
 
-  async list(prefix: string, signal?: AbortSignal): Promise<Snapshot> {
+  async list(prefix: string): Promise<Snapshot> {
     let list = this.#lists.get(prefix)
     if (list === undefined) {
       const readPage = this.#pagesOf(prefix)
       list = new PagedList(readPage, performance.now.bind(performance))
       this.#lists.set(prefix, list)
     }
-    return await list.read(signal)
+    return await list.read()
   }
 
   #pagesOf(prefix: string): (request: PageRequest<Place>) => Promise<Page<Place>> {

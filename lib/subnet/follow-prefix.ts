@@ -1,6 +1,7 @@
 import type { Logger } from 'pino'
 import { Backoff, type Clock } from './clock.js'
 import { SubnetError } from './errors.js'
+import { unlessAborted } from './loops.js'
 import type { Change, Registry, Snapshot } from './registry.js'
 
 /** Between two attempts to reach the registry, in ms. */
@@ -40,7 +41,7 @@ export async function followPrefix(
   while (!isOver()) {
     try {
       onListing?.()
-      const snapshot = await registry.list(prefix, signal)
+      const snapshot = await unlessAborted(registry.list(prefix), signal)
       await onSnapshot(snapshot)
       for await (const changes of registry.watch(
         prefix,

@@ -31,3 +31,20 @@ export async function untilAborted(signal: AbortSignal): Promise<void> {
     )
   })
 }
+
+/** Waits no longer than until `signal` aborts, and then throws its reason; what was begun goes on. */
+export async function unlessAborted<T>(
+  answer: Promise<T>,
+  signal: AbortSignal | undefined,
+): Promise<T> {
+  if (signal === undefined) return await answer
+  const over = new AbortController()
+  const aborted = untilAborted(AbortSignal.any([signal, over.signal])).then(() => {
+    signal.throwIfAborted()
+  })
+  try {
+    return (await Promise.race([answer, aborted])) as T
+  } finally {
+    over.abort()
+  }
+}

@@ -1,3 +1,4 @@
+import { setImmediate as endOfTurn } from 'node:timers/promises'
 import { SubnetError, isSubnetError } from './errors.js'
 import type { Entry, Snapshot } from './registry.js'
 
@@ -44,6 +45,8 @@ export class PagedList<Cursor> {
   readonly #now: () => number
   /** Where the next list begins: smaller when pages came late. */
   #first = FIRST_PAGE
+  /** What is asked for at the end of this turn. */
+  #asked: Promise<Snapshot> | undefined
 
   /**
    * @param readPage rejects with ERR_REVISION_COMPACTED or ERR_REVISION_REGRESSED when the
@@ -58,11 +61,21 @@ export class PagedList<Cursor> {
     this.#now = now
   }
 
-  /** Throws what `readPage` throws, and the reason of `signal` when that aborts between two pages. */
-  async read(signal?: AbortSignal): Promise<Snapshot> {
+  /**
+   * Throws what `readPage` throws. Those who ask in one turn of the event loop get one answer,
+   * which is asked for after them, so that it has what each of them knows of.
+   */
+  async read(): Promise<Snapshot> {
+    this.#asked ??= this.#readAtTheEndOfTheTurn()
+    return await this.#asked
+  }
+
+  async #readAtTheEndOfTheTurn(): Promise<Snapshot> {
+    await endOfTurn()
+    this.#asked = undefined
     for (let attempt = 1; ; attempt++) {
       try {
-        return await this.#readAll(signal)
+        return await this.#readAll()
       } catch (error) {
         // etcd was compacted to a later revision, or restored to an earlier one, in between.
         const isGone =
@@ -79,14 +92,13 @@ export class PagedList<Cursor> {
     }
   }
 
-  async #readAll(signal: AbortSignal | undefined): Promise<Snapshot> {
+  async #readAll(): Promise<Snapshot> {
     const entries: Entry[] = []
     let limit = this.#first
     let cursor: Cursor | undefined
     let revision: bigint | undefined
     let failures = 0
     for (;;) {
-      signal?.throwIfAborted()
       const begin = this.#now()
       try {
         const page = await this.#readPage({ cursor, limit, revision })

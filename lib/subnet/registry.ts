@@ -9,10 +9,10 @@
  */
 export interface Registry {
   /**
-   * Every entry whose key starts with `prefix`, as of one revision, which is that of the
-   * beginning. Throws the reason of `signal` when that aborts before all has come.
+   * Every entry whose key starts with `prefix`, as of one revision: that of the beginning,
+   * which may be a while ago when all has come.
    */
-  list(prefix: string, signal?: AbortSignal): Promise<Snapshot>
+  list(prefix: string): Promise<Snapshot>
 
   get(key: string): Promise<{ entry: Entry | undefined; revision: bigint }>
 

@@ -175,8 +175,8 @@ export class BusyRegistry implements Registry {
     this.#isPaged = isPaged
   }
 
-  async list(prefix: string, signal?: AbortSignal): Promise<Snapshot> {
-    if (this.#isPaged) return await this.#listOf(prefix).read(signal)
+  async list(prefix: string): Promise<Snapshot> {
+    if (this.#isPaged) return await this.#listOf(prefix).read()
     const { read, bytes } = this.#server.read(prefix)
     await this.#server.answer(bytes)
     return read

@@ -34,7 +34,7 @@ const PROGRAM = fileURLToPath(new URL('./path-main.js', import.meta.url))
 const HEAP_MB = 64
 
 /** How often a running path is asked whether it still answers. */
-const CHECK_INTERVAL_MS = 5000
+const CHECK_INTERVAL_MS = 2000
 
 /** Until a path that was started answers: Node's own start takes 50 ms, and seconds on a very busy machine. */
 const START_TIMEOUT_MS = 15_000

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { Backoff, systemClock } from '../../../lib/subnet/clock.js'
 import { SubnetError, isSubnetError } from '../../../lib/subnet/errors.js'
-import { type Loop, runAll } from '../../../lib/subnet/loops.js'
+import { type Loop, runAll, unlessAborted } from '../../../lib/subnet/loops.js'
 import { ManualClock } from '../../fakes/manual-clock.js'
 
 /** A loop that ends when told to, and takes its time to clean up. */
@@ -121,4 +121,20 @@ t.test('an error is known by its code', t => {
   t.equal(isSubnetError({ code: 'ERR_LEASE_LOST' }, 'ERR_LEASE_LOST'), false)
   t.equal(error.name, 'SubnetError')
   t.end()
+})
+
+t.test('an answer is waited for no longer than it is wanted', async t => {
+  const { signal } = new AbortController()
+  t.equal(await unlessAborted(Promise.resolve(7), signal), 7)
+  t.equal(await unlessAborted(Promise.resolve(7), undefined), 7)
+  await t.rejects(unlessAborted(Promise.reject(new Error('no')), signal), {
+    message: 'no',
+  })
+
+  const stop = new AbortController()
+  const never = new Promise<number>(() => undefined)
+  const waiting = unlessAborted(never, stop.signal)
+  stop.abort(new Error('over'))
+  await t.rejects(waiting, { message: 'over' })
+  await t.rejects(unlessAborted(never, stop.signal), { message: 'over' })
 })

@@ -1,3 +1,4 @@
+import { setImmediate as endOfTurn } from 'node:timers/promises'
 import t from 'tap'
 import { SubnetError } from '../../../lib/subnet/errors.js'
 import { type Page, type PageRequest, PagedList } from '../../../lib/subnet/paged-list.js'
@@ -123,11 +124,23 @@ t.test('a revision that is compacted: from the beginning, a few times', async t 
   await t.rejects(busy.list.read(), { code: 'ERR_REGISTRY_UNAVAILABLE' })
 })
 
-t.test('a list that nobody wants any more ends between two pages', async t => {
-  const server = new Server(1000)
-  const stop = new AbortController()
-  const reading = server.list.read(stop.signal)
-  stop.abort(new Error('over'))
-  await t.rejects(reading, { message: 'over' })
-  t.equal(server.requests.length, 1)
-})
+t.test(
+  'those who ask in one turn get one answer, the others one of their own',
+  async t => {
+    const server = new Server(10)
+    const [first, second] = await Promise.all([server.list.read(), server.list.read()])
+    t.equal(first, second)
+    t.equal(server.requests.length, 1)
+
+    const early = server.list.read()
+    await endOfTurn()
+    const late = server.list.read()
+    t.not(await early, await late)
+    t.equal(server.requests.length, 3)
+
+    server.failures.set(4, COMPACTED).set(5, COMPACTED).set(6, COMPACTED)
+    for (const answer of [server.list.read(), server.list.read()])
+      await t.rejects(answer, { code: 'ERR_REGISTRY_UNAVAILABLE' })
+    await server.list.read()
+  },
+)
