@@ -3,7 +3,7 @@ import { type FileHandle, open } from 'node:fs/promises'
 import { type PacketMatch, matchesPacket } from '../../lib/diagnosis/packet-match.js'
 import { pcapngEnd, pcapngPacket, pcapngStart } from '../../lib/diagnosis/pcapng.js'
 import { PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP } from '../../lib/encap/ip.js'
-import { listLinks } from '../../lib/linux/iproute.js'
+import { listLinks } from '../../lib/linux/ip-links.js'
 import { PacketTap } from '../../lib/linux/packet-tap.js'
 import {
   type Family,

@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs'
 import { run } from '../../lib/linux/run.js'
-import { listRoutes } from '../../lib/linux/iproute.js'
+import { listRoutes } from '../../lib/linux/ip-routes.js'
 import { formatPrefix, parsePrefix } from '../../lib/subnet/prefix.js'
 import { parseVariables } from '../../lib/subnet/subnet-env.js'
 import { readFileIfAny } from '../flanneld/files.js'

@@ -5,7 +5,7 @@ import { type HostNetwork, readHostNetwork } from '../../lib/backend/underlay.js
 import type { EtcdFacts, HostFacts } from '../../lib/diagnosis/host-facts.js'
 import { findAddressRival } from '../../lib/linux/arp-probe.js'
 import { readKinds, saveTable } from '../../lib/linux/iptables.js'
-import { routesTo } from '../../lib/linux/iproute.js'
+import { routesTo } from '../../lib/linux/ip-routes.js'
 import { findMissingModule } from '../../lib/linux/modules.js'
 import { mayAdministerNetwork } from '../../lib/linux/privileges.js'
 import { readSysctl } from '../../lib/linux/sysctl.js'

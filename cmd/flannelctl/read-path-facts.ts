@@ -4,12 +4,8 @@ import { isOwnAddress } from '../../lib/diagnosis/host-checks.js'
 import type { PathFacts } from '../../lib/diagnosis/path-facts.js'
 import { type ArpProbe, findAddressRival } from '../../lib/linux/arp-probe.js'
 import { IcmpSocket } from '../../lib/linux/icmp-socket.js'
-import {
-  type NextHopDevice,
-  listFdb,
-  listNeighbours,
-  routesTo,
-} from '../../lib/linux/iproute.js'
+import { listFdb, listNeighbours } from '../../lib/linux/ip-neighbours.js'
+import { type NextHopDevice, routesTo } from '../../lib/linux/ip-routes.js'
 import { bootTimeMs } from '../../lib/linux/libc.js'
 import { Prober } from '../../lib/probe/prober.js'
 import { systemClock } from '../../lib/subnet/clock.js'

@@ -1,5 +1,5 @@
 import { IcmpEcho } from '../../lib/probe/icmp-echo.js'
-import { type NextHopDevice, routesTo } from '../../lib/linux/iproute.js'
+import { type NextHopDevice, routesTo } from '../../lib/linux/ip-routes.js'
 import { firstHostAddress, formatAddress } from '../../lib/subnet/prefix.js'
 import { parseSubnetText } from '../../lib/subnet/subnet-key.js'
 import {

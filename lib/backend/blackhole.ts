@@ -1,5 +1,5 @@
 import { batch } from '../linux/ip-batch.js'
-import { listRoutes } from '../linux/iproute.js'
+import { listRoutes } from '../linux/ip-routes.js'
 import { type Prefix, formatPrefix } from '../subnet/prefix.js'
 import { BackendError } from './errors.js'
 import { LAST_METRIC, ROUTE_PROTOCOL } from './route-protocol.js'

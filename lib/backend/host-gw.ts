@@ -1,4 +1,4 @@
-import { routesTo } from '../linux/iproute.js'
+import { routesTo } from '../linux/ip-routes.js'
 import {
   FAMILIES,
   type Address,

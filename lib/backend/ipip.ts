@@ -1,5 +1,5 @@
 import { batch } from '../linux/ip-batch.js'
-import { type Link, listLinks } from '../linux/iproute.js'
+import { type Link, listLinks } from '../linux/ip-links.js'
 import type { NetworkConfig } from '../subnet/network-config.js'
 import {
   type Prefix,

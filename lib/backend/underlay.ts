@@ -1,12 +1,6 @@
-import {
-  type IpFamily,
-  type Link,
-  type LinkAddress,
-  type Route,
-  listLinks,
-  listRoutes,
-  routeTo,
-} from '../linux/iproute.js'
+import type { IpFamily } from '../linux/ip-json.js'
+import { type Link, type LinkAddress, listLinks } from '../linux/ip-links.js'
+import { type Route, listRoutes, routeTo } from '../linux/ip-routes.js'
 import {
   type Address,
   type Family,

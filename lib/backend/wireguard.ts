@@ -1,7 +1,7 @@
 import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { batch } from '../linux/ip-batch.js'
-import { type Link, listLinks } from '../linux/iproute.js'
+import { type Link, listLinks } from '../linux/ip-links.js'
 import { type WgPeer, listWgPeers } from '../linux/wg.js'
 import {
   FAMILIES,

@@ -1,4 +1,4 @@
-import type { Link } from '../linux/iproute.js'
+import type { Link } from '../linux/ip-links.js'
 import {
   type Address,
   type Family,

@@ -1,5 +1,5 @@
 import type { HostNetwork } from '../backend/underlay.js'
-import type { NextHopDevice } from '../linux/iproute.js'
+import type { NextHopDevice } from '../linux/ip-routes.js'
 import type { Prefix } from '../subnet/prefix.js'
 
 /** What the daemon says of itself, as far as a diagnosis needs it. */

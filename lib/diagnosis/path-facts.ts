@@ -1,4 +1,5 @@
-import type { FdbEntry, Neighbour, NextHopDevice } from '../linux/iproute.js'
+import type { FdbEntry, Neighbour } from '../linux/ip-neighbours.js'
+import type { NextHopDevice } from '../linux/ip-routes.js'
 import type { PathReport } from '../probe/remote-path.js'
 import type { Address } from '../subnet/prefix.js'
 import type { HostFacts, RemoteFacts } from './host-facts.js'

@@ -32,7 +32,8 @@ import {
   encodePermit,
 } from '../../lib/encap/path-control.js'
 import { SuperPacket } from '../../lib/encap/super-packet.js'
-import { parseLinks, parseRoutes } from '../../lib/linux/iproute.js'
+import { parseLinks } from '../../lib/linux/ip-links.js'
+import { parseRoutes } from '../../lib/linux/ip-routes.js'
 import { parseWgDump } from '../../lib/linux/wg.js'
 import { quoteWord, splitWords } from '../../lib/linux/words.js'
 import { toLabel } from '../../lib/names/skydns.js'

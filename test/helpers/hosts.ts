@@ -1,5 +1,6 @@
 import type { HostNetwork } from '../../lib/backend/underlay.js'
-import { parseLinks, parseRoutes } from '../../lib/linux/iproute.js'
+import { parseLinks } from '../../lib/linux/ip-links.js'
+import { parseRoutes } from '../../lib/linux/ip-routes.js'
 
 /** A host as iproute2 6.1 prints it, cut to what is looked at. */
 export interface RecordedHost {

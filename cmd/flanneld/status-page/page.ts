@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { ROUTE_PROTOCOL } from '../../../lib/backend/route-protocol.js'
-import type { Route } from '../../../lib/linux/iproute.js'
+import type { Route } from '../../../lib/linux/ip-routes.js'
 import { type Prefix, parsePrefix } from '../../../lib/subnet/prefix.js'
 import { parseSubnetText } from '../../../lib/subnet/subnet-key.js'
 import { publicAddressOf } from '../../../lib/subnet/subnet-record.js'

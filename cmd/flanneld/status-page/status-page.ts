@@ -1,6 +1,6 @@
 import { hostname } from 'node:os'
 import { ROUTE_PROTOCOL } from '../../../lib/backend/route-protocol.js'
-import { type Route, listRoutes } from '../../../lib/linux/iproute.js'
+import { type Route, listRoutes } from '../../../lib/linux/ip-routes.js'
 import type { Family } from '../../../lib/subnet/prefix.js'
 import { readJournal } from '../journal.js'
 import type { StatusReport } from '../status-server.js'

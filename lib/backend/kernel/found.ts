@@ -1,4 +1,5 @@
-import { type Route, listFdb, listNeighbours, listRoutes } from '../../linux/iproute.js'
+import { listFdb, listNeighbours } from '../../linux/ip-neighbours.js'
+import { type Route, listRoutes } from '../../linux/ip-routes.js'
 import {
   type Prefix,
   containsPrefix,

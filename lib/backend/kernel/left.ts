@@ -1,6 +1,6 @@
 import { basename } from 'node:path'
 import { batch } from '../../linux/ip-batch.js'
-import { listLinks } from '../../linux/iproute.js'
+import { listLinks } from '../../linux/ip-links.js'
 import type { BackendContext } from '../backend.js'
 import { BackendError } from '../errors.js'
 import type { Prefix } from '../../subnet/prefix.js'

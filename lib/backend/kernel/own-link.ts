@@ -1,5 +1,5 @@
 import { batch } from '../../linux/ip-batch.js'
-import { type Link } from '../../linux/iproute.js'
+import type { Link } from '../../linux/ip-links.js'
 import { hasIpv6 } from '../../linux/sysctl.js'
 import {
   ADDRESS_BITS,

@@ -1,4 +1,4 @@
-import { listLinks } from '../../linux/iproute.js'
+import { listLinks } from '../../linux/ip-links.js'
 import { readSysctl, writeSysctl } from '../../linux/sysctl.js'
 import { baseAddress, formatAddress, formatPrefix } from '../../subnet/prefix.js'
 import { prefixesOf } from '../../subnet/subnet-key.js'

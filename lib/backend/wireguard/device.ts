@@ -1,5 +1,5 @@
 import { batch } from '../../linux/ip-batch.js'
-import { type Link, listLinks } from '../../linux/iproute.js'
+import { type Link, listLinks } from '../../linux/ip-links.js'
 import { CommandError, NotThereError, run } from '../../linux/run.js'
 import { type WgDevice, setWg, showWg } from '../../linux/wg.js'
 import type { Prefix } from '../../subnet/prefix.js'

@@ -1,5 +1,6 @@
 /** Whether packets of the network can leave by another way than the devices that encrypt them. */
-import { type Link, listRoutes, routesTo } from '../../linux/iproute.js'
+import type { Link } from '../../linux/ip-links.js'
+import { listRoutes, routesTo } from '../../linux/ip-routes.js'
 import {
   type Prefix,
   baseAddress,

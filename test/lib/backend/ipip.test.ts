@@ -1,7 +1,7 @@
 import t from 'tap'
 import { ipipDevice, wantIpip } from '../../../lib/backend/ipip.js'
 import { linesToEnsure } from '../../../lib/backend/kernel/own-link.js'
-import { type Link, parseLinks } from '../../../lib/linux/iproute.js'
+import { type Link, parseLinks } from '../../../lib/linux/ip-links.js'
 import { parsePrefix } from '../../../lib/subnet/prefix.js'
 import { remote } from './remote-walks.js'
 

@@ -1,6 +1,7 @@
 import t from 'tap'
 import { batch } from '../../../lib/linux/ip-batch.js'
-import { parseLinks, parseRoutes } from '../../../lib/linux/iproute.js'
+import { parseLinks } from '../../../lib/linux/ip-links.js'
+import { parseRoutes } from '../../../lib/linux/ip-routes.js'
 import { fc, holds } from '../../helpers/property.js'
 
 /** What iproute2 6.1 printed on a host with a veth, a bridge, and an address that is being tested. */
