@@ -3,6 +3,7 @@ import { get as getHttps } from 'node:https'
 import { join } from 'node:path'
 import { type HostNetwork, readHostNetwork } from '../../lib/backend/underlay.js'
 import type { EtcdFacts, HostFacts } from '../../lib/diagnosis/host-facts.js'
+import type { SavedTable } from '../../lib/diagnosis/packet-filter.js'
 import { findAddressRival } from '../../lib/linux/arp-probe.js'
 import { readKinds, saveTable } from '../../lib/linux/iptables.js'
 import { routesTo } from '../../lib/linux/ip-routes.js'
@@ -23,7 +24,7 @@ import {
   parsePrefix,
 } from '../../lib/subnet/prefix.js'
 import { configKey, parseSubnetText, prefixesOf } from '../../lib/subnet/subnet-key.js'
-import { parseHolder } from '../../lib/subnet/subnet-record.js'
+import { parseHolder, publicAddressOf } from '../../lib/subnet/subnet-record.js'
 import { readEtcdOptions } from '../flanneld/etcd-options.js'
 import type { ETCD_FLAGS } from '../flanneld/flag-table.js'
 import type { Flags } from '../flanneld/parse-flags.js'
@@ -93,7 +94,7 @@ export async function readHostFacts(
     sysctls: await readSysctls([daemon?.underlay?.device, daemon?.backend?.device]),
     etcd: etcd.facts,
     ways: await readWays(daemon),
-    filters: isRoot ? await readTables('filter') : new Map(),
+    filters: isRoot ? await readTables('filter') : [],
     rival: isRoot ? findRival(host, publicIp) : undefined,
   }
 }
@@ -198,22 +199,29 @@ async function readSysctls(
 async function readWays(daemon: DaemonStatus | undefined): Promise<HostFacts['ways']> {
   const addresses = (daemon?.remotes ?? [])
     .slice(0, MOST_WAYS)
-    .map(({ record }) => record.PublicIP)
+    .map(({ record }) => publicAddressOf(record))
     .filter(address => address !== '0.0.0.0')
   const ways = await routesTo(addresses)
   return new Map(addresses.map((address, index) => [address, ways[index]] as const))
 }
 
-/** A table of each kind of iptables in use, by the program; what cannot be read is empty. */
-export async function readTables(
-  table: 'filter' | 'nat',
-): Promise<ReadonlyMap<string, string>> {
-  const { inUse } = await readKinds('iptables')
-  const tables = inUse.map(async kind => {
-    const saved = await saveTable('iptables', table, kind).catch(() => '')
-    return [`iptables${kind}`, saved] as const
+/** A table of each kind of iptables in use; what cannot be read is empty. */
+export async function readTables(table: 'filter' | 'nat'): Promise<SavedTable[]> {
+  const families = [
+    [4, 'iptables'],
+    [6, 'ip6tables'],
+  ] as const
+  const tables = families.map(async ([family, name]) => {
+    const { inUse } = await readKinds(name)
+    return await Promise.all(
+      inUse.map(async kind => ({
+        program: `${name}${kind}`,
+        family,
+        text: await saveTable(name, table, kind).catch(() => ''),
+      })),
+    )
   })
-  return new Map(await Promise.all(tables))
+  return (await Promise.all(tables)).flat()
 }
 
 function findRival(host: HostNetwork, publicIp: string | undefined): string | undefined {

@@ -73,7 +73,7 @@ export async function readPathFacts(
     ),
     vxlan: await readVxlan(facts, way),
     measured: remote && (await measure(facts, remote, there.address)),
-    natTables: facts.isRoot ? await readTables('nat') : new Map(),
+    natTables: facts.isRoot ? await readTables('nat') : [],
   }
 }
 

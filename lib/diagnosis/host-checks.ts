@@ -3,6 +3,7 @@ import {
   type Address,
   type Family,
   baseAddress,
+  containsAddress,
   firstHostAddress,
   formatPrefix,
   overlaps,
@@ -14,7 +15,7 @@ import {
 import { parseSubnetText } from '../subnet/subnet-key.js'
 import { ROUTE_PROTOCOL } from '../backend/route-protocol.js'
 import type { Check, Finding } from './check.js'
-import type { DaemonFacts, HostFacts } from './host-facts.js'
+import type { HostFacts, RemoteFacts } from './host-facts.js'
 import { type Refusal, findRefusal } from './packet-filter.js'
 
 /** A clock that is further off makes certificates and logs misleading. */
@@ -245,7 +246,12 @@ function findStrictFilter({ daemon, ways, sysctls }: HostFacts): Finding | undef
   if (!modes.includes(RP_FILTER_STRICT) || modes.includes(RP_FILTER_LOOSE))
     return undefined
   for (const [address, way] of ways)
-    if (way !== undefined && way.device !== device && way.device !== 'lo')
+    if (
+      parseAddress(address).family === 4 &&
+      way !== undefined &&
+      way.device !== device &&
+      way.device !== 'lo'
+    )
       return {
         what: `the kernel drops what comes from ${address} by ${device}: its strict rp_filter wants it to come by ${way.device}, by which ${address} is reached`,
         mend: `sysctl -w ${sysctlName(path)}=${RP_FILTER_LOOSE}`,
@@ -254,15 +260,17 @@ function findStrictFilter({ daemon, ways, sysctls }: HostFacts): Finding | undef
 }
 
 function findClosedPort(facts: HostFacts): Finding | undefined {
-  const { daemon, ways } = facts
+  const { daemon, ways, filters } = facts
   const { device = '', addresses = [], carrier = '' } = daemon?.underlay ?? {}
   const port = Number(/^UDP (\d+)$/.exec(carrier)?.[1])
-  const local = addresses.map(parseAddress).find(({ family }) => family === 4)
-  if (Number.isNaN(port) || local === undefined) return undefined
+  if (Number.isNaN(port)) return undefined
   for (const remote of ways.keys()) {
     const source = parseAddress(remote)
-    if (source.family !== 4) continue
-    const refusal = refusalOf(facts, 'INPUT', {
+    const local = addresses
+      .map(parseAddress)
+      .find(({ family }) => family === source.family)
+    if (local === undefined) continue
+    const refusal = findRefusal(filters, 'INPUT', {
       in: device,
       source,
       destination: local,
@@ -272,18 +280,38 @@ function findClosedPort(facts: HostFacts): Finding | undefined {
     if (refusal !== undefined)
       return {
         what: `the firewall of this host drops ${carrier} from ${remote} (${describeRefusal(refusal)})`,
-        mend: `iptables -I INPUT -i ${device} -p udp --dport ${port} -j ACCEPT`,
+        mend: `${iptablesFor(source)} -I INPUT -i ${device} -p udp --dport ${port} -j ACCEPT`,
       }
   }
   return undefined
 }
 
 function findForwardRefusal(facts: HostFacts): Finding | undefined {
-  const own = facts.subnet.find(({ family }) => family === 4)
-  const remote = remoteAddress(facts.daemon)
-  return own === undefined || remote === undefined
-    ? undefined
-    : findForwardRefusalBetween(facts, { local: firstHostAddress(own), remote })
+  const [first] = facts.daemon?.remotes ?? []
+  if (first === undefined) return undefined
+  for (const range of parseSubnetText(first.subnet)) {
+    const own = facts.subnet.find(({ family }) => family === range.family)
+    if (own === undefined) continue
+    const remote = baseAddress(range)
+    const finding = findForwardRefusalBetween(facts, {
+      local: firstHostAddress(own),
+      remote,
+      device: deviceFor(first, remote),
+    })
+    if (finding !== undefined) return finding
+  }
+  return undefined
+}
+
+/** By which packets to an address of a remote leave. */
+export function deviceFor(
+  { subnet, device, devices }: RemoteFacts,
+  address: Address,
+): string | undefined {
+  const family = parseSubnetText(subnet).findIndex(range =>
+    containsAddress(range, address),
+  )
+  return devices?.[family] ?? device
 }
 
 /** Whether packets between a container of this host and a remote are let through, both ways. */
@@ -298,47 +326,34 @@ export function findForwardRefusalBetween(
 ): Finding | undefined {
   const { local, remote, device = facts.daemon?.backend?.device } = ends
   const bridge = findBridge(facts)
-  const network = facts.networks.find(({ family }) => family === 4)
+  const network = facts.networks.find(({ family }) => family === local.family)
   if (device === undefined || bridge === undefined || network === undefined)
     return undefined
   const isPassedOn = isAmong(facts.subnet, local) && !isAmong(facts.subnet, remote)
-  if (!isPassedOn || local.family !== 4) return undefined
+  if (!isPassedOn) return undefined
   const ways = [
     { in: device, out: bridge.name, source: remote, destination: local },
     { in: bridge.name, out: device, source: local, destination: remote },
   ]
   for (const way of ways) {
-    const refusal = refusalOf(facts, 'FORWARD', { ...way, protocol: 'icmp' })
+    const refusal = findRefusal(facts.filters, 'FORWARD', { ...way, protocol: 'icmp' })
     if (refusal === undefined) continue
     const range = formatPrefix(network)
     return {
       what: `the firewall of this host drops packets from ${way.in} to ${way.out} (${describeRefusal(refusal)})`,
-      mend: `iptables -I FORWARD -s ${range} -d ${range} -j ACCEPT`,
+      mend: `${iptablesFor(local)} -I FORWARD -s ${range} -d ${range} -j ACCEPT`,
     }
   }
   return undefined
 }
 
-function remoteAddress(daemon: DaemonFacts | undefined): Address | undefined {
-  const [first] = daemon?.remotes ?? []
-  const range = first && parseSubnetText(first.subnet).find(({ family }) => family === 4)
-  return range && baseAddress(range)
+function iptablesFor({ family }: Address): string {
+  return family === 4 ? 'iptables' : 'ip6tables'
 }
 
-function refusalOf(
-  { filters }: HostFacts,
-  chain: string,
-  packet: Parameters<typeof findRefusal>[2],
-): Refusal | undefined {
-  for (const saved of filters.values()) {
-    const refusal = findRefusal(saved, chain, packet)
-    if (refusal !== undefined) return refusal
-  }
-  return undefined
-}
-
-export function describeRefusal({ chain, rule }: Refusal): string {
-  return rule === undefined ? `iptables -P ${chain} DROP` : `iptables ${rule}`
+export function describeRefusal({ program, chain, rule }: Refusal): string {
+  const name = program.replace(/-(nft|legacy)$/, '')
+  return rule === undefined ? `${name} -P ${chain} DROP` : `${name} ${rule}`
 }
 
 /** The bridge of this host's containers: what has an address of our subnet, and is not our device. */

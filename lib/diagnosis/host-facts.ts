@@ -1,6 +1,7 @@
 import type { HostNetwork } from '../backend/underlay.js'
 import type { NextHopDevice } from '../linux/ip-routes.js'
 import type { Prefix } from '../subnet/prefix.js'
+import type { SavedTable } from './packet-filter.js'
 
 /** What the daemon says of itself, as far as a diagnosis needs it. */
 export interface DaemonFacts {
@@ -83,8 +84,8 @@ export interface HostFacts {
   readonly etcd: EtcdFacts
   /** By which the kernel reaches the public IP of each remote. */
   readonly ways: ReadonlyMap<string, NextHopDevice | undefined>
-  /** Tables `filter` as iptables-save prints them, by the program. */
-  readonly filters: ReadonlyMap<string, string>
+  /** Tables `filter`, of each kind of iptables in use. */
+  readonly filters: readonly SavedTable[]
   /** The MAC address of another host that answers for our public IP. */
   readonly rival: string | undefined
 }

@@ -20,44 +20,70 @@ export interface FilteredPacket {
   readonly port?: number
 }
 
+/** A table as the program that goes with it prints it: iptables-save, ip6tables-legacy-save … */
+export interface SavedTable {
+  /** That changes it, such as iptables-nft. */
+  readonly program: string
+  readonly family: 4 | 6
+  readonly text: string
+}
+
 /** The rule, or the policy, that a packet meets. */
 export interface Refusal {
+  readonly program: string
   readonly chain: string
   /** As iptables-save writes it; undefined for the policy of the chain. */
   readonly rule: string | undefined
 }
 
-type Verdict = Refusal | 'accept' | 'return'
+type Verdict = Omit<Refusal, 'program'> | 'accept' | 'return'
 
 const DENIALS: ReadonlySet<string> = new Set(['DROP', 'REJECT'])
 const MASQUERADES: ReadonlySet<string> = new Set(['MASQUERADE', 'SNAT'])
 
 /**
- * @param saved a table as iptables-save prints it.
+ * @param tables of each kind `filter`; those of the packet's family count.
  * @param chain a chain with a policy, such as FORWARD.
  * @returns what drops the packet; undefined when nothing certainly does.
  */
 export function findRefusal(
-  saved: string,
+  tables: readonly SavedTable[],
   chain: string,
   packet: FilteredPacket,
 ): Refusal | undefined {
-  const verdict = walk(start(saved, packet, DENIALS), chain)
-  if (typeof verdict === 'object') return verdict
-  if (verdict === 'accept') return undefined
-  return saved.includes(`:${chain} DROP `) ? { chain, rule: undefined } : undefined
+  return firstOf(tables, packet, ({ program, text }) => {
+    const verdict = walk(start(text, packet, DENIALS), chain)
+    if (typeof verdict === 'object') return { program, ...verdict }
+    if (verdict === 'accept' || !text.includes(`:${chain} DROP `)) return undefined
+    return { program, chain, rule: undefined }
+  })
 }
 
 /**
- * @param saved the table `nat` as iptables-save prints it.
+ * @param tables of each kind `nat`; those of the packet's family count.
  * @returns what gives the packet another source; undefined when nothing certainly does.
  */
 export function findMasquerade(
-  saved: string,
+  tables: readonly SavedTable[],
   packet: FilteredPacket,
 ): Refusal | undefined {
-  const verdict = walk(start(saved, packet, MASQUERADES), 'POSTROUTING')
-  return typeof verdict === 'object' ? verdict : undefined
+  return firstOf(tables, packet, ({ program, text }) => {
+    const verdict = walk(start(text, packet, MASQUERADES), 'POSTROUTING')
+    return typeof verdict === 'object' ? { program, ...verdict } : undefined
+  })
+}
+
+/** Rules of the one kind are not seen by the other, and each judges packets. */
+function firstOf(
+  tables: readonly SavedTable[],
+  { source }: FilteredPacket,
+  find: (table: SavedTable) => Refusal | undefined,
+): Refusal | undefined {
+  for (const table of tables) {
+    const refusal = table.family === source.family ? find(table) : undefined
+    if (refusal !== undefined) return refusal
+  }
+  return undefined
 }
 
 interface Walk {
@@ -152,7 +178,7 @@ function test(
     case '-o':
       return packet.out !== undefined && isInterface(value, packet.out)
     case '-p':
-      return value === packet.protocol || value === 'all'
+      return value === 'all' || namesOf(packet).includes(value)
     case '--dport':
     case '--dports':
       return value
@@ -166,6 +192,11 @@ function test(
     default:
       return undefined
   }
+}
+
+/** As iptables-save and ip6tables-save write the packet's protocol. */
+function namesOf({ protocol, source }: FilteredPacket): readonly string[] {
+  return protocol === 'icmp' && source.family === 6 ? ['ipv6-icmp', 'icmpv6'] : [protocol]
 }
 
 function isIn(text: string, address: Address): boolean | undefined {

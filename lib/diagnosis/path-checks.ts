@@ -1,6 +1,5 @@
 import { publicAddressOf } from '../subnet/subnet-record.js'
 import {
-  type Address,
   baseAddress,
   containsAddress,
   formatAddress,
@@ -12,6 +11,7 @@ import type { Check, Finding } from './check.js'
 import {
   HOST_CHECKS,
   describeRefusal,
+  deviceFor,
   findBridge,
   findForwardRefusalBetween,
   isOwnAddress,
@@ -147,14 +147,6 @@ function describeWay({ device, gateway }: NonNullable<PathFacts['way']>): string
   return gateway === undefined ? device : `${device} (by ${gateway})`
 }
 
-function deviceFor(
-  { subnet, device, devices }: RemoteFacts,
-  there: Address,
-): string | undefined {
-  const family = parseSubnetText(subnet).findIndex(range => containsAddress(range, there))
-  return devices?.[family] ?? device
-}
-
 /** With vxlan the kernel knows the MAC address of each remote's device, and the host it is on. */
 function findLostNeighbour({
   vxlan,
@@ -216,8 +208,6 @@ function findShortPath({ measured, daemon }: PathFacts): Finding | undefined {
 function findOtherSource(facts: PathFacts): Finding | undefined {
   const { here, there, way, natTables, daemon } = facts
   const bridge = findBridge(facts)
-  // The tables are those of IPv4.
-  if (here.family !== 4) return undefined
   if (way === undefined || bridge === undefined || isHere(facts)) return undefined
   if (isOwnAddress(facts, here)) return undefined
   const packet = {
@@ -227,13 +217,11 @@ function findOtherSource(facts: PathFacts): Finding | undefined {
     destination: there,
     protocol: 'icmp',
   } as const
-  for (const [program, saved] of natTables) {
-    const refusal = findMasquerade(saved, packet)
-    if (refusal?.rule === undefined) continue
-    return {
-      what: `packets to ${formatAddress(there)} are given the address of ${daemon?.backend?.device ?? way.device} for their source (${describeRefusal(refusal)}); is docker.env given to Docker?`,
-      mend: `${program} -t nat ${refusal.rule.replace(/^-A/, '-D')}`,
-    }
-  }
-  return undefined
+  const refusal = findMasquerade(natTables, packet)
+  return refusal?.rule === undefined
+    ? undefined
+    : {
+        what: `packets to ${formatAddress(there)} are given the address of ${daemon?.backend?.device ?? way.device} for their source (${describeRefusal(refusal)}); is docker.env given to Docker?`,
+        mend: `${refusal.program} -t nat ${refusal.rule.replace(/^-A/, '-D')}`,
+      }
 }

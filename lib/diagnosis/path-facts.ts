@@ -3,6 +3,7 @@ import type { NextHopDevice } from '../linux/ip-routes.js'
 import type { PathReport } from '../probe/remote-path.js'
 import type { Address } from '../subnet/prefix.js'
 import type { HostFacts, RemoteFacts } from './host-facts.js'
+import type { SavedTable } from './packet-filter.js'
 
 /** What a packet from one address to another meets on this host, which has one of them. */
 export interface PathFacts extends HostFacts {
@@ -22,6 +23,6 @@ export interface PathFacts extends HostFacts {
     | undefined
   /** What was measured of the way to the remote, or why it was not. */
   readonly measured: PathReport | { readonly failure: string } | undefined
-  /** Tables `nat` as iptables-save prints them, by the program. */
-  readonly natTables: ReadonlyMap<string, string>
+  /** Tables `nat`, of each kind of iptables in use. */
+  readonly natTables: readonly SavedTable[]
 }

@@ -1,6 +1,6 @@
 import { CommandError, run } from './run.js'
 
-/** Changes by ip(8) and bridge(8), many in one process. iproute.ts reads. */
+/** Changes by ip(8) and bridge(8), many in one process. ip-links.ts, ip-routes.ts and ip-neighbours.ts read. */
 
 /**
  * Runs lines of ip(8) in one process. Stops at the first that fails, with the

@@ -320,9 +320,10 @@ export const TARGETS: readonly Target[] = [
     ],
     run: input => {
       const saved = text(input)
+      const tables = [{ program: 'iptables', family: 4, text: saved }] as const
       for (const refusal of [
-        findRefusal(saved, 'FORWARD', FILTERED),
-        findMasquerade(saved, FILTERED),
+        findRefusal(tables, 'FORWARD', FILTERED),
+        findMasquerade(tables, FILTERED),
       ])
         if (refusal?.rule !== undefined && !saved.includes(refusal.rule))
           throw new Error(`${refusal.rule} is not there`)

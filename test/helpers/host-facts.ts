@@ -27,6 +27,6 @@ export const WELL_HOST: HostFacts = {
     aheadMs: 0,
   },
   ways: new Map(),
-  filters: new Map(),
+  filters: [],
   rival: undefined,
 }

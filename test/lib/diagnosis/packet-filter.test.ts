@@ -1,5 +1,9 @@
 import t from 'tap'
-import { findMasquerade, findRefusal } from '../../../lib/diagnosis/packet-filter.js'
+import {
+  type SavedTable,
+  findMasquerade,
+  findRefusal,
+} from '../../../lib/diagnosis/packet-filter.js'
 import { parseAddress } from '../../../lib/subnet/prefix.js'
 
 const PACKET = {
@@ -9,6 +13,11 @@ const PACKET = {
   protocol: 'udp',
   port: 8285,
 } as const
+
+/** One kind of iptables is in use. */
+const only = (text: string, family: 4 | 6 = 4): SavedTable[] => [
+  { program: family === 4 ? 'iptables' : 'ip6tables', family, text },
+]
 
 /** A table as iptables-save prints it. */
 function table(policy: string, ...rules: readonly string[]): string {
@@ -94,7 +103,7 @@ for (const [name, saved, rule] of [
   ['a loop', table('DROP', '-A INPUT -j CHAIN', '-A CHAIN -j CHAIN'), undefined],
 ] as const)
   t.test(name, t => {
-    const refusal = findRefusal(saved, 'INPUT', PACKET)
+    const refusal = findRefusal(only(saved), 'INPUT', PACKET)
     if (rule === 'accepted') t.equal(refusal, undefined)
     else if (rule === 'the rule') t.type(refusal?.rule, 'string')
     else t.equal(refusal?.rule, rule, JSON.stringify(refusal))
@@ -122,7 +131,7 @@ for (const [name, saved, rule] of [
   ['for another device', NAT(MASQUERADE.replace('docker0', 'flannel0')), undefined],
 ] as const)
   t.test(name, t => {
-    const met = findMasquerade(saved, { ...PACKET, out: 'flannel0' })
+    const met = findMasquerade(only(saved), { ...PACKET, out: 'flannel0' })
     t.equal(met?.rule, rule)
     t.end()
   })
@@ -136,7 +145,7 @@ t.test('each of forty chains jumps to the next one twice', t => {
   const begin = performance.now()
 
   const met = findRefusal(
-    ['*filter', ':INPUT ACCEPT [0:0]', ...jumps, '-A INPUT -j CHAIN-0'].join('\n'),
+    only(['*filter', ':INPUT ACCEPT [0:0]', ...jumps, '-A INPUT -j CHAIN-0'].join('\n')),
     'INPUT',
     PACKET,
   )
@@ -146,7 +155,34 @@ t.test('each of forty chains jumps to the next one twice', t => {
     ...jumps.filter(line => !line.endsWith('DROP')),
     '-A INPUT -j CHAIN-0',
   ]
-  t.equal(findRefusal(['*filter', ...returning].join('\n'), 'INPUT', PACKET), undefined)
+  t.equal(
+    findRefusal(only(['*filter', ...returning].join('\n')), 'INPUT', PACKET),
+    undefined,
+  )
   t.ok(performance.now() - begin < 1000, 'and is walked once')
+  t.end()
+})
+
+t.test('tables of the other family do not count, and the kinds are judged in turn', t => {
+  const all = table('ACCEPT', '-A INPUT -j DROP')
+  const six = {
+    in: 'eth0',
+    protocol: 'icmp',
+    source: parseAddress('fd00::2'),
+    destination: parseAddress('fd00::1'),
+  } as const
+  t.equal(findRefusal(only(all), 'INPUT', six), undefined)
+  t.equal(findRefusal(only(all, 6), 'INPUT', PACKET), undefined)
+  const ping = '-A INPUT -s fd00::/64 -p ipv6-icmp -j REJECT --reject-with x'
+  const tables = [
+    ...only(all),
+    ...only(table('ACCEPT'), 6),
+    { program: 'ip6tables-legacy', family: 6, text: table('ACCEPT', ping) } as const,
+  ]
+  t.strictSame(findRefusal(tables, 'INPUT', six), {
+    program: 'ip6tables-legacy',
+    chain: 'INPUT',
+    rule: ping,
+  })
   t.end()
 })

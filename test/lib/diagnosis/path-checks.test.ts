@@ -26,7 +26,7 @@ const WELL: PathFacts = {
     fdb: [{ mac: MAC, destination: '192.0.2.2' }],
   },
   measured: undefined,
-  natTables: new Map(),
+  natTables: [],
 }
 
 /** What is found on a way that differs from one that is well. */
