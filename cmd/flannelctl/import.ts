@@ -67,7 +67,7 @@ export function readCloudConfig(
   if (text.length > MOST_CHARACTERS) throw new CommandFailure(`${file} is too long`)
   if (!HEADER.test(text.slice(0, 1000)))
     throw new CommandFailure(`${file} is no cloud-config: it has no line #cloud-config`)
-  const document = parseDocument(text)
+  const document = parseDocument(text, { logLevel: 'error' })
   const [error] = document.errors
   if (error !== undefined) throw new CommandFailure(`${file}: ${error.message}`)
   const known = Object.entries(addresses).filter(([, value]) => value !== undefined)

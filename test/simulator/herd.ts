@@ -83,7 +83,7 @@ export async function startHerd(options: HerdOptions): Promise<HerdResult> {
   const running = runAll(
     stop.signal,
     starting.map(run => async signal => {
-      await clock.sleep(clock.random() * options.spreadMs, signal)
+      await clock.sleep(clock.random() * options.spreadMs)
       await run(signal)
     }),
   )
