@@ -280,24 +280,25 @@ function findClosedPort(facts: HostFacts): Finding | undefined {
     if (refusal !== undefined)
       return {
         what: `the firewall of this host drops ${carrier} from ${remote} (${describeRefusal(refusal)})`,
-        mend: `${iptablesFor(source)} -I INPUT -i ${device} -p udp --dport ${port} -j ACCEPT`,
+        mend: `${refusal.program} -I INPUT -i ${device} -p udp --dport ${port} -j ACCEPT`,
       }
   }
   return undefined
 }
 
 function findForwardRefusal(facts: HostFacts): Finding | undefined {
-  const [first] = facts.daemon?.remotes ?? []
-  if (first === undefined) return undefined
-  for (const range of parseSubnetText(first.subnet)) {
-    const own = facts.subnet.find(({ family }) => family === range.family)
-    if (own === undefined) continue
-    const remote = baseAddress(range)
-    const finding = findForwardRefusalBetween(facts, {
-      local: firstHostAddress(own),
-      remote,
-      device: deviceFor(first, remote),
+  for (const own of facts.subnet) {
+    const remotes = (facts.daemon?.remotes ?? []).flatMap(each => {
+      const range = parseSubnetText(each.subnet).find(
+        ({ family }) => family === own.family,
+      )
+      const remote = range && baseAddress(range)
+      return remote === undefined ? [] : [{ remote, device: deviceFor(each, remote) }]
     })
+    // One that the backend can use, where it has routes of its own.
+    const any = remotes.find(({ device }) => device !== undefined) ?? remotes[0]
+    const finding =
+      any && findForwardRefusalBetween(facts, { local: firstHostAddress(own), ...any })
     if (finding !== undefined) return finding
   }
   return undefined
@@ -341,19 +342,14 @@ export function findForwardRefusalBetween(
     const range = formatPrefix(network)
     return {
       what: `the firewall of this host drops packets from ${way.in} to ${way.out} (${describeRefusal(refusal)})`,
-      mend: `${iptablesFor(local)} -I FORWARD -s ${range} -d ${range} -j ACCEPT`,
+      mend: `${refusal.program} -I FORWARD -s ${range} -d ${range} -j ACCEPT`,
     }
   }
   return undefined
 }
 
-function iptablesFor({ family }: Address): string {
-  return family === 4 ? 'iptables' : 'ip6tables'
-}
-
 export function describeRefusal({ program, chain, rule }: Refusal): string {
-  const name = program.replace(/-(nft|legacy)$/, '')
-  return rule === undefined ? `${name} -P ${chain} DROP` : `${name} ${rule}`
+  return rule === undefined ? `${program} -P ${chain} DROP` : `${program} ${rule}`
 }
 
 /** The bridge of this host's containers: what has an address of our subnet, and is not our device. */

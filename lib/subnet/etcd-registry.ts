@@ -77,9 +77,10 @@ export class EtcdRegistry implements Registry {
     return async ({ cursor, limit, revision }) => {
       const key = cursor?.key ?? start
       const range = { key, range_end, limit, revision: String(revision ?? 0) }
-      // Who has answered just now is not given up for being slow.
-      const patienceMs = cursor === undefined ? undefined : Infinity
-      const answer = await this.#cluster.ask(client => client.kv.range(range), patienceMs)
+      const answer = await this.#cluster.ask(
+        client => client.kv.range(range),
+        cursor === undefined ? undefined : PAGE_PATIENCE_MS,
+      )
       const { header, kvs, more } = answer
       const term = BigInt(header.raft_term)
       if (cursor !== undefined && term < cursor.term)
@@ -185,6 +186,9 @@ export class EtcdRegistry implements Registry {
     this.#cluster.close()
   }
 }
+
+/** A page may take a while; asked of other members as well, it would only take longer. */
+const PAGE_PATIENCE_MS = 2500
 
 /** Where a page begins, and the raft term of the member that the one before came from. */
 interface Place {

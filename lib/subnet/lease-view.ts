@@ -216,14 +216,14 @@ export class LeaseView {
     if (this.#suspicious || revision < this.#revision) return false
     const isOfThen = (entry: Entry): boolean => entry.modRevision <= this.#revision
     if (entries.some(entry => isOfThen(entry) && !this.table.agrees(entry))) return false
-    if (own === undefined || own.expiresAt <= this.#options.clock.now()) return true
+    const now = this.#options.clock.now()
+    if (own === undefined || own.expiresAt <= now) return true
+    if (entries.some(entry => isSameRecord(own, entry))) return true
     // Written since the list began, which is as of then: the watch brings it.
-    if (!isSameRecord(own, this.#ownWhenListed)) return true
-    return entries.some(
-      ({ key, createRevision, leaseId }) =>
-        key === own.key &&
-        createRevision === own.createRevision &&
-        leaseId === own.leaseId,
+    const before = this.#ownWhenListed
+    if (before === undefined || before.expiresAt <= now) return true
+    return (
+      !isSameRecord(own, before) && entries.some(entry => isSameRecord(before, entry))
     )
   }
 
@@ -261,9 +261,12 @@ export class LeaseView {
   }
 }
 
-function isSameRecord(one: OwnMark, other: OwnMark | undefined): boolean {
+function isSameRecord(
+  one: OwnMark,
+  other: Pick<Entry, 'key' | 'createRevision'> & { leaseId?: string | undefined },
+): boolean {
   return (
-    one.key === other?.key &&
+    one.key === other.key &&
     one.createRevision === other.createRevision &&
     one.leaseId === other.leaseId
   )

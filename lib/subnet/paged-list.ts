@@ -1,21 +1,23 @@
-import { setImmediate as endOfTurn } from 'node:timers/promises'
+import { setImmediate as endOfThisTurn } from 'node:timers/promises'
 import { SubnetError, isSubnetError } from './errors.js'
 import type { Entry, Snapshot } from './registry.js'
 
-/** So many entries are asked for at first: some 20 KB, which a slow link and a busy etcd send in time. */
-const FIRST_PAGE = 100
+/** So many entries are asked for at first: some 10 KB, which a slow link and a busy etcd send in time. */
+const FIRST_PAGE = 50
 
 /** More of them would be too long an answer where records are long. */
 const LARGEST_PAGE = 16_000
 
-const SMALLEST_PAGE = 10
+/** With less in it a page takes a busy etcd no less time. */
+const SMALLEST_PAGE = 25
 
-/** An answer that comes sooner has room for more; one that comes later had too much. */
+/** An answer that comes sooner has room for much more, or some; one that comes later had too much. */
 const QUICK_MS = 250
+const SOON_MS = 1000
 const SLOW_MS = 2000
 
-/** How often a page that did not come in time is asked for again, with less in it. */
-const PAGE_ATTEMPTS = 4
+/** How often a page is asked for, each time with less in it, until it comes in time. */
+const PAGE_ATTEMPTS = 2
 
 /** How often a list begins anew, because its revision is not to be had any more. */
 const LIST_ATTEMPTS = 3
@@ -38,11 +40,12 @@ export interface Page<Cursor> extends Snapshot {
  * Lists a prefix as of one revision in several answers, so that none of them is
  * too long for the time that an answer has. When thousands of hosts start at once
  * each gets its share of etcd's link; a list in one answer would come too late for
- * all of them, and be asked for again. Pages double while they come quickly.
+ * all of them, and be asked for again. Pages grow while they come soon.
  */
 export class PagedList<Cursor> {
   readonly #readPage: (request: PageRequest<Cursor>) => Promise<Page<Cursor>>
   readonly #now: () => number
+  readonly #endOfTurn: () => Promise<void>
   /** Where the next list begins: smaller when pages came late. */
   #first = FIRST_PAGE
   /** What is asked for at the end of this turn. */
@@ -52,13 +55,16 @@ export class PagedList<Cursor> {
    * @param readPage rejects with ERR_REVISION_COMPACTED or ERR_REVISION_REGRESSED when the
    *   revision is not to be had.
    * @param now milliseconds of a clock that never jumps.
+   * @param endOfTurn resolves when all have asked that ask now.
    */
   constructor(
     readPage: (request: PageRequest<Cursor>) => Promise<Page<Cursor>>,
     now: () => number,
+    endOfTurn: () => Promise<void> = endOfThisTurn,
   ) {
     this.#readPage = readPage
     this.#now = now
+    this.#endOfTurn = endOfTurn
   }
 
   /**
@@ -71,7 +77,7 @@ export class PagedList<Cursor> {
   }
 
   async #readAtTheEndOfTheTurn(): Promise<Snapshot> {
-    await endOfTurn()
+    await this.#endOfTurn()
     this.#asked = undefined
     for (let attempt = 1; ; attempt++) {
       try {
@@ -112,6 +118,7 @@ export class PagedList<Cursor> {
         }
         const ms = this.#now() - begin
         if (ms < QUICK_MS) limit = Math.min(LARGEST_PAGE, limit * 2)
+        else if (ms < SOON_MS) limit = Math.min(LARGEST_PAGE, Math.ceil(limit * 1.5))
         else if (ms > SLOW_MS) limit = half(limit)
       } catch (error) {
         const isLate =

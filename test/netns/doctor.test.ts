@@ -77,7 +77,7 @@ await breaks('the firewall drops the port', {
 
 await breaks('the policy of INPUT is DROP', {
   check: 'port',
-  what: /iptables -P INPUT DROP/,
+  what: /iptables-nft -P INPUT DROP/,
   spoil: sh(
     'iptables -D INPUT -i eth0 -p udp --dport 8285 -j ACCEPT; iptables -F INPUT; iptables -A INPUT -p tcp -j ACCEPT; iptables -A INPUT -p icmp -j ACCEPT; iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT; iptables -P INPUT DROP',
   ),
@@ -86,7 +86,7 @@ await breaks('the policy of INPUT is DROP', {
 
 await breaks('Docker forbids forwarding, and our rules are off', {
   check: 'forward-rules',
-  what: /drops packets from flannel0 to docker0 \(iptables -P FORWARD DROP\)/,
+  what: /drops packets from flannel0 to docker0 \(iptables-nft -P FORWARD DROP\)/,
   spoil: async () => {
     await host.daemon.kill('SIGINT')
     await sh('iptables -F FORWARD; iptables -P FORWARD DROP')()

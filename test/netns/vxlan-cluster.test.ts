@@ -7,6 +7,7 @@ import { rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import t from 'tap'
 import type { LabHost } from '../../cmd/flannelctl/lab/host.js'
+import { ipInside } from '../../cmd/flannelctl/lab/namespaces.js'
 import { startPing } from '../../cmd/flannelctl/lab/ping.js'
 import { measureTcp } from '../../cmd/flannelctl/lab/throughput.js'
 import { flannelctl } from '../helpers/flannelctl.js'
@@ -78,8 +79,11 @@ t.test('flannelctl knows the ways', async t => {
 t.test('what keeps a host from being right is in its status', async t => {
   const trouble = async (): Promise<string> =>
     (await two.daemon.status()).troubles['backend'] ?? ''
-  await ip(two, 'link delete flannel.1')
-  await ip(two, 'link add flannel.1 type bridge')
+  // In one go: the daemon puts back what is missing.
+  await ipInside(two.namespace, [
+    'link delete flannel.1',
+    'link add flannel.1 type bridge',
+  ])
 
   await happens('it says so', async () => (await trouble()) !== '')
   const { exitCode, stdout } = await flannelctl(two, ['status'])

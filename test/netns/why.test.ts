@@ -193,7 +193,7 @@ await breaks('the other host does not forward', {
 
 await breaks('packets are given another source', {
   check: 'masquerade',
-  what: /are given the address of flannel0 for their source \(iptables -A POSTROUTING .*MASQUERADE\)/,
+  what: /are given the address of flannel0 for their source \(iptables-nft -A POSTROUTING .*MASQUERADE\)/,
   spoil: sh(here, `iptables -t nat -I POSTROUTING -s ${a} ! -o docker0 -j MASQUERADE`),
 })
 

@@ -73,6 +73,11 @@ for seconds in 1 4 16; do
     timeout --preserve-status --signal=INT $seconds "$@" && exit
 done`
 
+for (const machine of machines)
+  await machine.shell('cd /usr/local/bin; cat >interrupted; chmod +x interrupted', {
+    input: INTERRUPTED,
+  })
+
 /** A container of Debian's static busybox alone. */
 const BOX = `mkdir -p box/bin && cp "$(command -v busybox)" box/bin/
 for name in sh sleep ping; do ln -s busybox box/bin/$name; done
@@ -289,11 +294,6 @@ function commandsOf(text: string, names: Readonly<Record<string, string>>): stri
       line.replace(/^flannelctl (top|capture|watch)(?!.*count)/, 'interrupted $&'),
     )
 }
-
-for (const machine of machines)
-  await machine.shell('install /dev/stdin /usr/local/bin/interrupted', {
-    input: INTERRUPTED,
-  })
 
 await t.test('the commands of the README', async t => {
   const [moved = '', reserved = ''] = await freeSubnets()

@@ -17,6 +17,9 @@ import { insertDescending } from '../helpers/insert-descending.js'
 /** As in etcd-client.ts. */
 const CALL_TIMEOUT_MS = 5000
 
+/** All that runs without waiting for time has run by then. */
+const TURN_MS = 0.001
+
 /** What an entry has around its key and value, and an answer around its entries, in bytes. */
 const ENTRY_BYTES = 40
 const ANSWER_BYTES = 100
@@ -198,7 +201,7 @@ export class BusyRegistry implements Registry {
         const next = at + limit < entries.length ? { read, at: at + limit } : undefined
         return { revision, entries: page, next }
       }
-      list = new PagedList(readPage, clock.now.bind(clock))
+      list = new PagedList(readPage, clock.now.bind(clock), () => clock.sleep(TURN_MS))
       this.#lists.set(prefix, list)
     }
     return list

@@ -54,6 +54,8 @@ export interface HerdResult {
   readonly timeouts: number
   /** That are held in the end. */
   readonly subnets: number
+  /** Of all records together. */
+  readonly listBytes: number
 }
 
 /**
@@ -100,6 +102,7 @@ export async function startHerd(options: HerdOptions): Promise<HerdResult> {
     sentBytes,
     timeouts,
     subnets: etcd.read(subnetsPrefix(PREFIX)).entries.length,
+    listBytes: server.read(subnetsPrefix(PREFIX)).bytes,
   }
 }
 

@@ -91,7 +91,7 @@ for (const [name, facts, expected] of [
     [
       {
         check: 'forward-rules',
-        mend: 'ip6tables -I FORWARD -s fd00:5::/48 -d fd00:5::/48 -j ACCEPT',
+        mend: 'ip6tables-nft -I FORWARD -s fd00:5::/48 -d fd00:5::/48 -j ACCEPT',
       },
     ],
   ],

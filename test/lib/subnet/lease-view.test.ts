@@ -24,11 +24,17 @@ const OWN: OwnMark = {
   expiresAt: 0,
 }
 
-async function startView(t: Test, world: LeaseWorld, memory?: ViewMemory, latencyMs = 0) {
+async function startView(
+  t: Test,
+  world: LeaseWorld,
+  memory?: ViewMemory,
+  latencyMs = 0,
+  own = OWN,
+) {
   const registry = new MemoryRegistry(world.etcd, { latencyMs: () => latencyMs })
   const { log, messages } = collectLog()
   const view = new LeaseView({ registry, prefix: PREFIX, clock: world.clock, log })
-  if (memory) view.remember(memory, OWN)
+  if (memory) view.remember(memory, own)
   const stop = new AbortController()
   const running = view.run(stop.signal)
   const end = async (): Promise<void> => {
@@ -138,6 +144,26 @@ t.test('our record that is written while a list is on its way is not missed', as
   t.strictSame(
     view.table.records().map(({ key }) => key),
     [OWN.key],
+  )
+})
+
+t.test('but one that we had when the list began has to be in it', async t => {
+  const world = new LeaseWorld()
+  world.put(NAME, HERE)
+  const before = await startView(t, world)
+  await before.end()
+  world.remove(NAME)
+
+  const own = { ...OWN, expiresAt: world.clock.now() + 3600 * SECOND }
+  const { view } = await startView(t, world, before.view.memory(), SECOND, own)
+  await world.clock.advance(1.5 * SECOND)
+  view.setOwn({ ...own, key: keyOf('10.5.2.0-24'), leaseId: '8' })
+  await world.clock.advance(10 * SECOND)
+
+  t.strictSame(
+    view.table.orphans().map(({ key }) => key),
+    [keyOf(NAME)],
+    'a host that such an etcd does not know may be there',
   )
 })
 

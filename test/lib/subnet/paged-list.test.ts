@@ -52,7 +52,7 @@ class Server {
 }
 
 t.test('all there is, as of the first answer', async t => {
-  for (const count of [0, 1, 100, 101, 5000]) {
+  for (const count of [0, 1, 50, 51, 5000]) {
     const server = new Server(count)
     const { revision, entries } = await server.list.read()
     t.strictSame(entries, server.entries)
@@ -64,24 +64,30 @@ t.test('all there is, as of the first answer', async t => {
 t.test('pages double while they come quickly', async t => {
   const server = new Server(50_000)
   await server.list.read()
-  t.strictSame(server.limits.slice(0, 5), [100, 200, 400, 800, 1600])
+  t.strictSame(server.limits.slice(0, 5), [50, 100, 200, 400, 800])
   t.strictSame(server.limits.slice(-2), [16_000, 16_000])
 })
 
-t.test('one that comes neither soon nor late is followed by its like', async t => {
-  const server = new Server(300, () => 1000)
+t.test('and grow by half while they come soon', async t => {
+  const server = new Server(238, () => 500)
   await server.list.read()
-  t.strictSame(server.limits, [100, 100, 100])
+  t.strictSame(server.limits, [50, 75, 113])
+})
+
+t.test('one that comes neither soon nor late is followed by its like', async t => {
+  const server = new Server(150, () => 1000)
+  await server.list.read()
+  t.strictSame(server.limits, [50, 50, 50])
 })
 
 t.test(
   'one that comes late is followed by a shorter one, also in the next list',
   async t => {
-    const server = new Server(200, limit => limit * 30)
+    const server = new Server(100, limit => limit * 60)
     await server.list.read()
-    t.strictSame(server.limits, [100, 50, 50])
+    t.strictSame(server.limits, [50, 25, 25])
     await server.list.read()
-    t.equal(server.limits[3], 50)
+    t.equal(server.limits[3], 25)
   },
 )
 
@@ -89,11 +95,11 @@ t.test(
   'one that does not come in time is asked for again, and what has come counts',
   async t => {
     const server = new Server(1000)
-    server.failures.set(3, LATE).set(4, LATE)
+    server.failures.set(3, LATE).set(5, LATE)
     const { entries } = await server.list.read()
     t.strictSame(entries, server.entries)
-    t.strictSame(server.limits.slice(0, 6), [100, 200, 400, 200, 100, 200])
-    t.equal(server.requests[4]?.cursor, 300)
+    t.strictSame(server.limits, [50, 100, 200, 100, 200, 100, 200, 400, 800])
+    t.equal(server.requests[3]?.cursor, 150)
   },
 )
 
@@ -101,14 +107,14 @@ t.test('but not for ever, and the first not at all', async t => {
   const late = new Server(1000)
   for (let number = 2; number < 9; number++) late.failures.set(number, LATE)
   await t.rejects(late.list.read(), LATE)
-  t.equal(late.requests.length, 5)
+  t.equal(late.requests.length, 3)
 
   const away = new Server(1000)
   away.failures.set(1, LATE)
   await t.rejects(away.list.read(), LATE)
   t.equal(away.requests.length, 1)
   await away.list.read()
-  t.equal(away.limits[1], 50, 'and then with less in it')
+  t.equal(away.limits[1], 25, 'and then with less in it')
 })
 
 t.test('a revision that is compacted: from the beginning, a few times', async t => {
