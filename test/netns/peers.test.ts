@@ -105,19 +105,6 @@ t.test('loss is counted', async t => {
   await run(2, 'nft delete table ip loss')
 })
 
-t.test('a smaller path is found though nobody tells of it', async t => {
-  // A veth drops what is longer than its other end takes, and says nothing.
-  await run(2, 'ip link set eth0 mtu 1400')
-  const { pathMtu, trouble } = await tells(
-    'the length is known',
-    ({ pathMtu }) => pathMtu !== null && pathMtu !== 1500,
-  )
-  // A VLAN tag more than its MTU comes through.
-  t.ok((pathMtu ?? 0) <= 1404 && (pathMtu ?? 0) > 1400 - 8, String(pathMtu))
-  t.match(trouble, /takes packets of \d+ bytes, and ours are up to 1500/)
-  await run(2, 'ip link set eth0 mtu 1500')
-})
-
 t.test('a daemon that is gone is told from a host that is', async t => {
   await pair.stop(2, 'SIGINT')
   const away = await tells('it is silent', ({ state }) => state === 'silent')
@@ -145,6 +132,19 @@ t.test('a firewall that drops our packets is suspected', async t => {
   const { trouble } = await tells('it is silent', ({ state }) => state === 'silent')
   t.match(trouble, 'nothing through the overlay: a firewall drops UDP 8285')
   await run(2, 'nft delete table ip closed')
+})
+
+// Behind the others: a path that was found short counts until it is measured again.
+t.test('a smaller path is found though nobody tells of it', async t => {
+  // A veth drops what is longer than its other end takes, and says nothing.
+  await run(2, 'ip link set eth0 mtu 1400')
+  const { pathMtu, trouble } = await tells(
+    'the length is known',
+    ({ pathMtu }) => pathMtu !== null && pathMtu !== 1500,
+  )
+  // A VLAN tag more than its MTU comes through.
+  t.ok((pathMtu ?? 0) <= 1404 && (pathMtu ?? 0) > 1400 - 8, String(pathMtu))
+  t.match(trouble, /takes packets of \d+ bytes, and ours are up to 1500/)
 })
 
 t.test('without probes the command says so', async t => {

@@ -8,7 +8,7 @@ import { simulate } from './simulate.js'
 
 t.setTimeout(600_000)
 
-const SEEDS = Number(process.env['SIMULATE_SEEDS'] ?? 40)
+const SEEDS = Number(process.env['SIMULATE_SEEDS'] ?? 25)
 
 t.test(
   'whatever happens, no container is stranded and no subnet held twice',
