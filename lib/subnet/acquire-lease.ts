@@ -1,15 +1,14 @@
 import type { Logger } from 'pino'
 import { pickSubnet } from './allocate.js'
-import type { Clock } from './clock.js'
 import { SubnetError, isSubnetError } from './errors.js'
-import { renewIntervalMs } from './keep-lease.js'
 import { type LastHolder, listLastHolders, markLastHolder } from './last-holders.js'
 import { LeaseTable } from './lease-table.js'
 import { unlessAborted } from './loops.js'
 import { type NetworkConfig, isSubnetOf, isSubnetOfNetwork } from './network-config.js'
 import { type WhoWeAre, findOwnRecord } from './own-record.js'
-import { type Prefix, formatAddress, samePrefix } from './prefix.js'
-import type { Entry, Registry } from './registry.js'
+import { type Prefix, samePrefix } from './prefix.js'
+import { type RefuseClone, refuseClone } from './refuse-clone.js'
+import type { Entry } from './registry.js'
 import {
   type Subnet,
   formatSubnet,
@@ -20,14 +19,7 @@ import {
   subnetPrefix,
   subnetsPrefix,
 } from './subnet-key.js'
-import {
-  type Holder,
-  type Lease,
-  type SubnetRecord,
-  formatHolder,
-  readSubnetRecord,
-  sameAddresses,
-} from './subnet-record.js'
+import { type Lease, type SubnetRecord, formatHolder } from './subnet-record.js'
 import {
   claimsPrefix,
   deleteSubnet,
@@ -43,11 +35,7 @@ const MAX_ROUNDS = 50
 /** Hosts that lost a race wait up to this long, so that they do not clash again. */
 const RACE_JITTER_MS = 50
 
-/** How often another host's lease is looked at while we find out whether it lives. */
-const CLONE_POLL_MS = 2000
-
-export interface AcquireLease extends WhoWeAre {
-  readonly registry: Registry
+export interface AcquireLease extends WhoWeAre, RefuseClone {
   /** Clean etcd prefix such as /coreos.com/network. */
   readonly prefix: string
   readonly config: NetworkConfig
@@ -57,19 +45,10 @@ export interface AcquireLease extends WhoWeAre {
   readonly wanted?: Subnet | undefined
   /** An order: a subnet not to take. */
   readonly unwanted?: Subnet | undefined
-  /** True when our stored host id was made on hardware that looks different: we may be a copy. */
-  readonly mayBeClone: boolean
-  /** What this host wrote last, as far as it remembers: another address in our record is a stranger's. */
-  readonly former?: Holder | undefined
   /** The record that this host made last: ours, whatever somebody has written into it. */
   readonly made?: Pick<HeldLease, 'key' | 'createRevision' | 'leaseId'> | undefined
   /** Before a newcomer picks a subnet, others get this long to put their records back. */
   readonly settleMs: number
-  readonly ttlSeconds: number
-  readonly clock: Clock
-  readonly log: Logger
-  /** Gives up what is waited for: then the reason of the signal is thrown. */
-  readonly signal?: AbortSignal
 }
 
 /** Our own record, as we last wrote or saw it. */
@@ -277,53 +256,6 @@ function tellTakeover({ subnet, holder }: SubnetRecord, log: Logger): void {
     holder.hostId === undefined
       ? 'taking over the record that flannel left for this host'
       : "taking over a record with this host's address and another host id: the state directory was lost or changed",
-  )
-}
-
-/**
- * A copy of a machine has its host id. If the record with ours names an address
- * that this host did not write, or our hardware looks different, another machine
- * may live by it: then somebody renews that lease, and we see its time go up
- * within one interval of renewal.
- */
-async function refuseClone(own: SubnetRecord, options: AcquireLease): Promise<void> {
-  const { registry, holder, former, mayBeClone, ttlSeconds, clock, log, signal } = options
-  if (own.holder.hostId !== holder.hostId || sameAddresses(own.holder, holder)) return
-  const isStrange = former !== undefined && !sameAddresses(own.holder, former)
-  if (!mayBeClone && !isStrange) return
-  const address = own.holder.publicIp ?? own.holder.publicIpv6
-  const at = address ? formatAddress(address) : 'another address'
-  if (own.kind === 'reservation') {
-    // Nobody renews a reservation, so that nothing shows whether its host is alive.
-    if (mayBeClone) throw clonedBy(holder.hostId, at)
-    return
-  }
-  log.warn(
-    { hostId: holder.hostId, at },
-    'another machine may go by our host id; waiting to see whether it is alive',
-  )
-  const watchMs = renewIntervalMs(ttlSeconds) * 1.2
-  const start = clock.now()
-  const first = await registry.leaseTimeToLive(own.leaseId)
-  while (clock.now() - start < watchMs) {
-    await clock.sleep(CLONE_POLL_MS, signal)
-    signal?.throwIfAborted()
-    const { entry } = await registry.get(own.key)
-    if (entry === undefined) return
-    const wasWritten = entry.modRevision !== own.modRevision
-    // Not by the host of that id: the next look decides.
-    if (wasWritten && readSubnetRecord(entry)?.holder.hostId !== own.holder.hostId) return
-    const left = wasWritten ? 0 : await registry.leaseTimeToLive(own.leaseId)
-    if (wasWritten || left > first - (clock.now() - start) / 1000 + 2) {
-      throw clonedBy(holder.hostId, at)
-    }
-  }
-}
-
-function clonedBy(hostId: string, at: string): SubnetError {
-  return new SubnetError(
-    'ERR_HOST_CLONED',
-    `host id ${hostId} is in use by the host at ${at}`,
   )
 }
 

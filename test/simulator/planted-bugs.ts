@@ -118,7 +118,7 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
   },
   {
     name: 'a machine does not ask whether its copy lives',
-    file: 'subnet/acquire-lease.js',
+    file: 'subnet/refuse-clone.js',
     find: 'if (!mayBeClone && !isStrange)\n        return;',
     replace: 'return;',
     seeds: 80,
