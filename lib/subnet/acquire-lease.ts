@@ -297,7 +297,7 @@ function chooseSubnet(
   if (subnet !== undefined) return subnet
   throw new SubnetError(
     'ERR_SUBNET_EXHAUSTED',
-    `out of subnets: all of the network's ${held.length} subnets are held`,
+    `out of subnets: the ${held.length} that are held leave none`,
   )
 }
 

@@ -19,36 +19,51 @@ import {
 } from './open-test-lab.js'
 
 const SUBNETS = '/coreos.com/network/subnets'
+/** Subnets that the hostile records name. */
+const ROOM = 20
 const SECRET = 'correct-horse-battery-staple'
 
 const record = (value: object): string =>
   JSON.stringify({ PublicIP: '192.168.77.66', PublicIPv6: null, ...value })
 
+/** The address of the nth subnet of those that no host holds, or one in it. */
+type FreeSubnets = (n: number, host?: number) => string
+
+/** Room for all records: hosts choose their subnets anywhere in 10.5.0.0/16. */
+function freeSubnets(held: readonly string[]): FreeSubnets {
+  const thirds = held.map(subnet => Number(subnet.split('.')[2]))
+  const isFree = (first: number): boolean =>
+    thirds.every(third => third < first || third >= first + ROOM)
+  const first = [1, 101, 201].find(isFree) ?? 1
+  return (n, host = 0) => `10.5.${first + n}.${host}`
+}
+
 /** Keys below subnets/ with their values: each would do harm if it were believed. */
 function hostileRecords(
+  at: FreeSubnets,
   ownSubnet: string,
   ownAddress: string,
 ): [key: string, value: string][] {
   const own = ownSubnet.replace('/', '-')
   return [
-    ['10.5.201.0-24', record({ PublicIP: '$(reboot)' })],
-    ['10.5.202.0-24', record({ PublicIP: '192.168.77.66; reboot' })],
-    ['10.5.203.0-24', record({ PublicIP: ownAddress, HostID: 'other' })],
-    ['10.5.204.0-24', record({ PublicIP: '127.0.0.1' })],
-    ['10.5.205.0-24', record({ PublicIP: '224.0.0.1' })],
-    ['10.5.206.0-24', record({ PublicIP: '0.0.0.0' })],
-    ['10.5.207.0-24', record({ PublicIP: '255.255.255.255' })],
-    ['10.5.208.0-24', record({ PublicIP: ['192.168.77.66'] })],
-    ['10.5.209.0-24', record({ PublicIP: 3_232_255_810 })],
-    ['10.5.210.0-24', `{"PublicIP":"192.168.77.66","__proto__":{"BackendType":"x"}`],
-    ['10.5.211.0-24', '['.repeat(100_000)],
-    ['10.5.212.0-24', record({ BackendType: 'x'.repeat(1 << 20) })],
+    [`${at(0)}-24`, record({ PublicIP: '$(reboot)' })],
+    [`${at(1)}-24`, record({ PublicIP: '192.168.77.66; reboot' })],
+    [`${at(2)}-24`, record({ PublicIP: ownAddress, HostID: 'other' })],
+    [`${at(3)}-24`, record({ PublicIP: '127.0.0.1' })],
+    [`${at(4)}-24`, record({ PublicIP: '224.0.0.1' })],
+    [`${at(5)}-24`, record({ PublicIP: '0.0.0.0' })],
+    [`${at(6)}-24`, record({ PublicIP: '255.255.255.255' })],
+    [`${at(7)}-24`, record({ PublicIP: ['192.168.77.66'] })],
+    [`${at(8)}-24`, record({ PublicIP: 3_232_255_810 })],
+    [`${at(9)}-24`, `{"PublicIP":"192.168.77.66","__proto__":{"BackendType":"x"}`],
+    [`${at(10)}-24`, '['.repeat(100_000)],
+    [`${at(11)}-24`, record({ BackendType: 'x'.repeat(1 << 20) })],
     [
-      '10.5.213.0-24',
+      `${at(12)}-24`,
       record({ BackendData: { VNI: '1e999', VtepMAC: 'ff:ff:ff:ff:ff:ff' } }),
     ],
     [
-      '10.5.214.0-24',
+      `${at(13)}-24`,
       record({ BackendType: 'vxlan', BackendData: { VtepMAC: '01:00:5e:00:00:01' } }),
     ],
     ['10.5.0.0-16', record({})],
@@ -58,12 +73,12 @@ function hostileRecords(
     ['192.168.77.1-32', record({})],
     [own.replace('-24', '-25'), record({})],
     [own.replace('-24', '-16'), record({})],
-    ['10.5.215.0-99', record({})],
-    ['10.5.216.7-24', record({})],
+    [`${at(14)}-99`, record({})],
+    [`${at(15, 7)}-24`, record({})],
     ['../../etc/passwd', record({})],
-    ['10.5.217.0-24/../../config', record({})],
-    ['10.5.218.0-24\u{202e}', record({})],
-    ['10.5.219.0-24;reboot', record({})],
+    [`${at(16)}-24/../../config`, record({})],
+    [`${at(17)}-24\u{202e}`, record({})],
+    [`${at(18)}-24;reboot`, record({})],
     ['', record({})],
   ]
 }
@@ -94,16 +109,15 @@ for (const type of ['udp', 'vxlan', 'host-gw']) {
     t.equal(met?.received, 1)
     const pid = one.daemon.pid
     const before = await kernelOf(one)
-    const records = hostileRecords(await subnetOf(one.daemon), one.address)
+    const held = await Promise.all(lab.hosts.map(host => subnetOf(host.daemon)))
+    const at = freeSubnets(held)
+    const records = hostileRecords(at, held[0] ?? '', one.address)
     for (const [key, value] of records) await put(one, key, value)
     // What comes last has been read when it is told of.
-    await put(
-      one,
-      '10.5.220.0-24',
-      record({ PublicIP: two.address, BackendType: 'nonsense' }),
-    )
+    const last = `${at(ROOM - 1)}-24`
+    await put(one, last, record({ PublicIP: two.address, BackendType: 'nonsense' }))
     await happens('the last is read', async () =>
-      (await readFile(one.daemon.logFile, 'utf8')).includes('10.5.220.0-24'),
+      (await readFile(one.daemon.logFile, 'utf8')).includes(last),
     )
 
     t.equal(await kernelOf(one), before, 'nothing in the kernel has changed')
