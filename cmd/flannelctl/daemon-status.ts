@@ -111,6 +111,10 @@ async function call(
 
 function cannotAsk(socketPath: string, error: NodeJS.ErrnoException): Error {
   if (error instanceof CommandFailure) return error
+  if (error.code === 'ECONNRESET' || error.code === 'EPIPE')
+    return new CommandFailure(
+      `the daemon at ${socketPath} ended before it answered; ask again`,
+    )
   const hint = error.code === 'EACCES' ? '; run flannelctl as root' : ''
   return new CommandFailure(
     `cannot ask the daemon at ${socketPath}: ${error.message}${hint}`,

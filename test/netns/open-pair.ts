@@ -22,6 +22,7 @@ import { LabProcess } from '../../cmd/flannelctl/lab/process.js'
 import { parseVariables } from '../../lib/subnet/subnet-env.js'
 import { DEADLINE_MS, happens } from './open-test-lab.js'
 import type { PathStatus } from './open-test-lab.js'
+import { tellLogs } from '../helpers/tell-logs.js'
 import { waitFor } from '../helpers/wait-for.js'
 
 const PROGRAM = new URL('../../cmd/flanneld.js', import.meta.url).pathname
@@ -79,7 +80,9 @@ export async function openPair(
   const processes: LabProcess[] = []
   await removeNamespaces(namespaces)
   await makeNamespaces(namespaces)
+  const logOf = (side: Side): string => join(directory, `flanneld-${side}.log`)
   t.teardown(async () => {
+    await tellLogs(t, SIDES.map(logOf))
     for (const each of processes.reverse()) await each.end('SIGINT')
     await removeNamespaces(namespaces)
     rmSync(runs, { recursive: true })
@@ -194,8 +197,7 @@ export async function openPair(
   }
   const environment = async (side: Side): Promise<ReadonlyMap<string, string>> =>
     parseVariables(await readFile(flagsOf(side)['subnet-file'], 'utf8'))
-  const log = async (side: Side): Promise<string> =>
-    await readFile(join(directory, `flanneld-${side}.log`), 'utf8')
+  const log = async (side: Side): Promise<string> => await readFile(logOf(side), 'utf8')
   const flannelctl = async (side: Side, ...args: readonly string[]): Promise<string> => {
     const places = Object.entries(flagsOf(side)).map(
       ([flag, value]) => `--${flag}=${value}`,
@@ -211,7 +213,8 @@ export async function openPair(
     await stop(side, signal)
     startDaemon(side, more)
     await happens('the daemon is ready', async () => {
-      const status = await askDaemon(flagsOf(side))
+      // A child that the old one had just forked holds its socket until it runs something else.
+      const status = await askDaemon(flagsOf(side)).catch(() => undefined)
       return status?.phase === 'ready'
     })
   }
