@@ -12,13 +12,17 @@ export interface Answer {
 
 export const NOTHING: Answer = { checks: [], what: '', mend: '' }
 
-/** Asks as an operator does. Throws Error when the exit code does not fit what is said. */
+/**
+ * Asks as an operator does. What is no answer, because the exit code does not fit or
+ * something could not be asked, has that for its only check.
+ */
 export async function diagnose(on: LabHost, ...args: string[]): Promise<Answer> {
   const { stdout, exitCode, stderr } = await flannelctl(on, args)
   const lines = stdout.split('\n').filter(line => line !== '')
   const found = lines.filter(line => !line.startsWith(' '))
   const isRight = (exitCode === 0) === (found.length === 0)
-  if (!isRight || stderr !== '') throw new Error(`${exitCode}: ${stdout}${stderr}`)
+  if (!isRight || stderr !== '')
+    return { ...NOTHING, checks: [`${exitCode}: ${stdout}${stderr}`] }
   return {
     checks: found.map(line => line.replace(/:.*/, '')),
     what: found[0] ?? '',

@@ -4,6 +4,7 @@ import type { LabHost } from '../../cmd/flannelctl/lab/host.js'
 import { type Lab, type LabOptions, openLab } from '../../cmd/flannelctl/lab/lab.js'
 import { type RunningPing, startPing } from '../../cmd/flannelctl/lab/ping.js'
 import { until } from '../../cmd/flannelctl/lab/until.js'
+import { tellLogs } from '../helpers/tell-logs.js'
 
 /** Ten times what these machines need when nothing else runs on them. */
 export const DEADLINE_MS = 20_000
@@ -17,6 +18,10 @@ export async function openTestLab(
   const flags = ['--probe-rate=0', ...(options.flags ?? [])]
   const lab = await openLab({ ...options, flags })
   t.teardown(async () => {
+    await tellLogs(
+      t,
+      lab.hosts.map(host => host.daemon.logFile),
+    )
     await lab.close()
   })
   return lab
