@@ -23,6 +23,7 @@ import {
   refuseWords,
 } from './command.js'
 import { type DaemonStatus, askDaemon } from './daemon-status.js'
+import { interruption } from './interruption.js'
 
 /** Packets are other people's letters: for the owner of the file alone. */
 const MODE = 0o600
@@ -138,15 +139,11 @@ many were missed.
     const matches = (bytes: Uint8Array): boolean =>
       source.carriers.some(carrier => matchesPacket(bytes, carrier)) &&
       matchesPacket(bytes, match)
-    const stop = new AbortController()
-    for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
-      process.once(name, () => {
-        stop.abort()
-      })
+    const stop = interruption()
     const { device } = source
     const done = await capture(
       { device, output, matches, snapshotLength, ...limits },
-      stop.signal,
+      stop,
     )
     if (flags.json) printJson({ file: output, device, ...done })
     else

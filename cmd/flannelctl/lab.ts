@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { CommandError } from '../../lib/linux/run.js'
 import { CommandFailure, type Command, EXIT } from './command.js'
+import { Interrupted, interruption } from './interruption.js'
 import { formatTable } from './table.js'
 import { playDemo } from './lab/demo.js'
 import { Lab, type LabOptions, checkLabOptions, openLab } from './lab/lab.js'
@@ -114,27 +115,6 @@ function parseLabArguments(args: readonly string[]): LabArguments {
     hosts: Number(values.hosts),
     network: values.network,
   }
-}
-
-/** Ctrl-C: not a failure to be explained. */
-class Interrupted extends Error {
-  readonly exitCode: number
-
-  constructor(signal: 'SIGINT' | 'SIGTERM' | 'SIGHUP') {
-    super(signal)
-    this.exitCode = 128 + constants.signals[signal]
-  }
-}
-
-/** Aborts at the first signal; what is built is then removed in peace, further signals or not. */
-function interruption(): AbortSignal {
-  const controller = new AbortController()
-  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-    process.on(name, () => {
-      controller.abort(new Interrupted(name))
-    })
-  }
-  return controller.signal
 }
 
 async function runDemo(options: LabOptions): Promise<number> {

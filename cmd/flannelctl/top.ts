@@ -10,6 +10,7 @@ import {
   refuseWords,
 } from './command.js'
 import { type StatusFlags, askDaemon } from './daemon-status.js'
+import { interruption } from './interruption.js'
 import { RemoteTraffic, type Traffic, ratesOf } from './remote-traffic.js'
 import { formatTable } from './table.js'
 
@@ -53,17 +54,13 @@ With --json, or where it is not a terminal, every reading is printed below the l
     if (interval < 1 || interval > 3600)
       throw new UsageError(`--interval is ${interval}; it takes 1 to 3600`)
     if (count < 0) throw new UsageError(`--count is ${count}; it takes 0 and more`)
-    const stop = new AbortController()
-    for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
-      process.once(name, () => {
-        stop.abort()
-      })
+    const stop = interruption()
     const print = flags.json ? printJsonLine : printText
     try {
-      await follow(flags, { seconds: interval, count }, print, stop.signal)
+      await follow(flags, { seconds: interval, count }, print, stop)
     } catch (error) {
       // Ctrl-C is told to nft as well, which then answers nothing.
-      if (!stop.signal.aborted) throw toFailure(error)
+      if (!stop.aborted) throw toFailure(error)
     }
     return EXIT.ok
   },

@@ -9,6 +9,7 @@ import type { Change, Registry, Snapshot } from '../../lib/subnet/registry.js'
 import { subnetsPrefix } from '../../lib/subnet/subnet-key.js'
 import { COMMON_FLAGS, EXIT, defineCommand, refuseWords } from './command.js'
 import { withRegistry } from './etcd.js'
+import { interruption } from './interruption.js'
 import {
   type LeaseEvent,
   type LeaseState,
@@ -28,14 +29,10 @@ address or are given up, and routes of ours on this host.
   flags: COMMON_FLAGS,
   run: async (flags, words) => {
     refuseWords('watch', words)
-    const stop = new AbortController()
-    for (const name of ['SIGINT', 'SIGTERM'] as const)
-      process.once(name, () => {
-        stop.abort()
-      })
+    const stop = interruption()
     const print = flags.json ? printLine : printText
     await withRegistry(flags, (registry, prefix) =>
-      runAll(stop.signal, [
+      runAll(stop, [
         each => followLeases(registry, prefix, print, each),
         each => followRoutes(print, each),
       ]),
