@@ -39,9 +39,9 @@ s.pipe(process.stdout)
 s.on('error', e => { console.log(e.code); process.exit(0) })
 s.on('timeout', () => { console.log('nothing'); process.exit(0) })`
 
+const log = join(t.testdir(), 'servers.log')
 for (const { namespace } of [outside, two.container, one.container, two]) {
   const command = [process.execPath, '-e', SERVER]
-  const log = join(t.testdir(), 'servers.log')
   const server = new LabProcess({ namespace, command, log, outlive: false })
   t.teardown(() => server.end('SIGKILL'))
 }
@@ -425,7 +425,7 @@ for (const isNft of [false, true])
     const server = new LabProcess({
       namespace: pair.namespaceOf(2),
       command: [process.execPath, '-e', SERVER],
-      log: join(t.testdir(), 'server.log'),
+      log: join(pair.directory, 'server.log'),
       outlive: false,
     })
     t.teardown(() => server.end('SIGKILL'))

@@ -32,6 +32,8 @@ export const SIDES = [1, 2] as const
 export type Side = (typeof SIDES)[number]
 
 export interface Pair {
+  /** For logs. The test's own: making it again would empty it. */
+  readonly directory: string
   namespaceOf(side: Side): string
   /** Its --state-dir. */
   stateOf(side: Side): string
@@ -247,6 +249,7 @@ export async function openPair(
     }
   }
   return {
+    directory,
     namespaceOf,
     stateOf: side => flagsOf(side)['state-dir'],
     variables,
