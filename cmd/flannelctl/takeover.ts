@@ -33,6 +33,8 @@ const MEMORY_FILE = '/var/lib/flannel/takeover.json'
 /** A daemon that finds its record is ready in a second; one that waits for etcd takes longer. */
 const READY_MS = 60_000
 const POLL_MS = 200
+/** What stops or starts services, or takes away what one has made. */
+const SLOW_MS = 90_000
 
 const memorySchema = z.object({
   unit: z.string(),
@@ -273,7 +275,7 @@ async function goBack(): Promise<void> {
 async function undo({ unit, files }: Memory): Promise<void> {
   await systemctl('disable', '--now', OUR_UNIT)
   await forgetFailures()
-  await run(process.execPath, [process.argv[1] ?? '', 'cleanup'])
+  await run(process.execPath, [process.argv[1] ?? '', 'cleanup'], { timeoutMs: SLOW_MS })
   for (const [path, text] of Object.entries(files))
     if (text === null) await rm(path, { force: true })
     else await writeFileAtomic(path, text, path === PASSWORD_FILE ? 0o600 : 0o644)
@@ -282,5 +284,5 @@ async function undo({ unit, files }: Memory): Promise<void> {
 }
 
 async function systemctl(...args: readonly string[]): Promise<string> {
-  return await run('systemctl', args, { timeoutMs: 90_000 })
+  return await run('systemctl', args, { timeoutMs: SLOW_MS })
 }
