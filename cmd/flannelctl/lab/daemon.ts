@@ -100,6 +100,16 @@ export class LabDaemon {
     await until(what, READY_DEADLINE_MS, isReady, signal)
   }
 
+  /** Resolves once packets to that many other hosts have a way. */
+  async knows(others: number, signal?: AbortSignal): Promise<void> {
+    const isSo = async (): Promise<true | undefined> => {
+      const status = await this.status().catch(() => undefined)
+      return (status?.remotes?.length ?? 0) >= others ? true : undefined
+    }
+    const what = `flanneld in ${this.#options.namespace} meets ${others} others (see ${this.logFile})`
+    await until(what, READY_DEADLINE_MS, isSo, signal)
+  }
+
   /** SIGTERM leaves the packet path running, SIGINT ends it, SIGKILL lets it say nothing. */
   async kill(signal: NodeJS.Signals): Promise<Exit> {
     return await this.#running().end(signal)

@@ -55,9 +55,11 @@ export class LabEtcd {
       'ETCDCTL_API=3',
       'etcdctl',
       `--endpoints=${ETCD_ENDPOINT}`,
+      '--dial-timeout=10s',
+      '--command-timeout=20s',
       ...args,
     ]
-    return await runInside(this.#options.namespace, command)
+    return await runInside(this.#options.namespace, command, { timeoutMs: 30_000 })
   }
 }
 

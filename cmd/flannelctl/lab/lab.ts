@@ -142,10 +142,12 @@ export class Lab {
     await this.etcd.ctl('put', `${prefix}/config`, JSON.stringify(config))
   }
 
-  /** Starts the daemons of all hosts at once, then gives each host its container. */
+  /** Starts the daemons of all hosts at once, gives each host its container, and lets all hosts meet. */
   async startHosts(): Promise<void> {
     await Promise.all(this.hosts.map(host => host.daemon.start(this.#signal)))
     await Promise.all(this.hosts.map(host => host.makeContainer()))
+    const others = this.hosts.length - 1
+    await Promise.all(this.hosts.map(host => host.daemon.knows(others, this.#signal)))
   }
 
   /** Adds a host to the running network, with its daemon and container. @param flags of the daemon besides the usual. */
