@@ -8,6 +8,7 @@ import { openEmbeddedEtcd } from '../../cmd/flanneld/embedded-etcd.js'
 import { StartError } from '../../cmd/flanneld/start-error.js'
 import { systemClock } from '../../lib/subnet/clock.js'
 import { EtcdRegistry } from '../../lib/subnet/etcd-registry.js'
+import { ownDirectory } from '../helpers/own-directory.js'
 
 const clock = systemClock(() => performance.now())
 const silent = pino({ level: 'silent' })
@@ -28,7 +29,7 @@ async function freeListen(): Promise<URL> {
 t.test(
   'the embedded etcd keeps what is stored over a restart on another port',
   async t => {
-    const dataDir = join(t.testdir(), 'etcd')
+    const dataDir = join(ownDirectory(t), 'etcd')
     const first = await openEmbeddedEtcd({
       listen: await freeListen(),
       dataDir,
@@ -65,7 +66,7 @@ t.test('an etcd on all addresses is reached on the loopback address', async t =>
 
   const etcd = await openEmbeddedEtcd({
     listen,
-    dataDir: join(t.testdir(), 'etcd'),
+    dataDir: join(ownDirectory(t), 'etcd'),
     clock,
     log: silent,
   })
@@ -79,7 +80,7 @@ t.test('a port that is in use is named, with what can be done', async t => {
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
   t.teardown(() => server.close())
   const { port } = server.address() as AddressInfo
-  const dataDir = join(t.testdir(), 'etcd')
+  const dataDir = join(ownDirectory(t), 'etcd')
 
   const opening = openEmbeddedEtcd({
     listen: new URL(`http://127.0.0.1:${port}`),
@@ -95,7 +96,7 @@ t.test('a port that is in use is named, with what can be done', async t => {
 })
 
 t.test('a machine without etcd is told which package to install', async t => {
-  const directory = t.testdir()
+  const directory = ownDirectory(t)
   symlinkSync('/usr/bin/setpriv', join(directory, 'setpriv'))
   const path = process.env['PATH']
   process.env['PATH'] = directory
@@ -118,7 +119,7 @@ t.test("an etcd that cannot start is quoted, with etcd's own reason alone", asyn
   // An address of documentation (RFC 5737) that no interface has.
   const opening = openEmbeddedEtcd({
     listen: new URL('http://192.0.2.77:2379'),
-    dataDir: join(t.testdir(), 'etcd'),
+    dataDir: join(ownDirectory(t), 'etcd'),
     clock,
     log: silent,
   })
@@ -137,7 +138,7 @@ t.test('an etcd that ends by itself is reported', async t => {
   const reported = new Promise<string>(resolve => (report = resolve))
   const etcd = await openEmbeddedEtcd({
     listen: await freeListen(),
-    dataDir: join(t.testdir(), 'etcd'),
+    dataDir: join(ownDirectory(t), 'etcd'),
     clock,
     log: pino({ level: 'error' }, { write: report }),
   })
@@ -152,7 +153,7 @@ t.test('the etcd ends with the process that opened it, however that ends', async
   const module = new URL('../../cmd/flanneld/embedded-etcd.js', import.meta.url).href
   const listen = await freeListen()
   const options = {
-    dataDir: join(t.testdir(), 'etcd'),
+    dataDir: join(ownDirectory(t), 'etcd'),
   }
 
   execFileSync(process.execPath, [

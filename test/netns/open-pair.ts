@@ -5,9 +5,8 @@
  *
  * Each host has an overlay address of its own on lo, as a container would.
  */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { mkdir, readFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
 import { type DaemonStatus, askDaemon } from '../../cmd/flannelctl/daemon-status.js'
@@ -22,6 +21,7 @@ import { LabProcess } from '../../cmd/flannelctl/lab/process.js'
 import { parseVariables } from '../../lib/subnet/subnet-env.js'
 import { DEADLINE_MS, happens } from './open-test-lab.js'
 import type { PathStatus } from './open-test-lab.js'
+import { ownDirectory } from '../helpers/own-directory.js'
 import { tellLogs } from '../helpers/tell-logs.js'
 import { waitFor } from '../helpers/wait-for.js'
 
@@ -32,7 +32,7 @@ export const SIDES = [1, 2] as const
 export type Side = (typeof SIDES)[number]
 
 export interface Pair {
-  /** For logs. The test's own: making it again would empty it. */
+  /** Where its processes write. */
   readonly directory: string
   namespaceOf(side: Side): string
   /** Its --state-dir. */
@@ -77,8 +77,7 @@ export async function openPair(
 ): Promise<Pair> {
   const namespaces = SIDES.map(side => `t-path-${name}-h${side}`)
   const namespaceOf = (side: Side): string => namespaces[side - 1] ?? ''
-  const directory = t.testdir()
-  const runs = mkdtempSync(join(tmpdir(), 'path-'))
+  const directory = ownDirectory(t)
   const processes: LabProcess[] = []
   await removeNamespaces(namespaces)
   await makeNamespaces(namespaces)
@@ -87,7 +86,6 @@ export async function openPair(
     await tellLogs(t, SIDES.map(logOf))
     for (const each of processes.reverse()) await each.end('SIGINT')
     await removeNamespaces(namespaces)
-    rmSync(runs, { recursive: true })
   })
   const [first = '', second = ''] = namespaces
   await ipInside(first, [
@@ -139,8 +137,7 @@ export async function openPair(
     'etcd-prefix': '/coreos.com/network',
     'subnet-file': `${directory}/${side}/subnet.env`,
     'state-dir': `${directory}/${side}/state`,
-    // Names of sockets are short.
-    'run-dir': join(runs, String(side)),
+    'run-dir': `${directory}/${side}/run`,
   })
   const daemons = new Map<Side, LabProcess>()
   const startDaemon = (side: Side, more: readonly string[]): void => {
@@ -174,6 +171,11 @@ export async function openPair(
       ),
     ),
   )
+  for (const side of SIDES)
+    await happens('it knows the other', async () => {
+      const status = await askDaemon(flagsOf(side)).catch(() => undefined)
+      return status !== undefined && knowsTheOther(status)
+    })
   const addressOf = (side: Side, family: 4 | 6): string => {
     const variable = family === 4 ? 'FLANNEL_SUBNET' : 'FLANNEL_IPV6_SUBNET'
     return (variables[side - 1]?.get(variable) ?? '').replace(/\/\d+$/, '')
@@ -193,7 +195,10 @@ export async function openPair(
     return status.backend
   }
   const path = async (side: Side): Promise<PathStatus> =>
-    (await backend(side))['path'] as PathStatus
+    await waitFor('the packet path', async () => {
+      const { path } = await backend(side)
+      return path as PathStatus | undefined
+    })
   const stop = async (side: Side, signal: NodeJS.Signals): Promise<void> => {
     await daemons.get(side)?.end(signal)
   }
@@ -217,7 +222,7 @@ export async function openPair(
     await happens('the daemon is ready', async () => {
       // A child that the old one had just forked holds its socket until it runs something else.
       const status = await askDaemon(flagsOf(side)).catch(() => undefined)
-      return status?.phase === 'ready'
+      return status?.phase === 'ready' && knowsTheOther(status)
     })
   }
   const transfer = async (
@@ -281,6 +286,10 @@ export async function openPair(
     restart,
     transfer,
   }
+}
+
+function knowsTheOther({ remotes = [] }: DaemonStatus): boolean {
+  return remotes.length > 0
 }
 
 export async function reaches(

@@ -1,18 +1,14 @@
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync } from 'node:fs'
 import { createServer } from 'node:net'
-import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { dirname } from 'node:path'
 import t from 'tap'
 import { CommandFailure } from '../../../cmd/flannelctl/command.js'
 import { askDaemon } from '../../../cmd/flannelctl/daemon-status.js'
 import { placesOf } from '../../../cmd/flanneld/places.js'
+import { ownDirectory } from '../../helpers/own-directory.js'
 
 t.test('a daemon that ends while it is asked', async t => {
-  // Names of sockets are short.
-  const directory = mkdtempSync(join(tmpdir(), 'ask-'))
-  t.teardown(() => {
-    rmSync(directory, { recursive: true })
-  })
+  const directory = ownDirectory(t)
   const flags = {
     'etcd-prefix': '/coreos.com/network',
     'subnet-file': `${directory}/subnet.env`,

@@ -1,0 +1,17 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { Test } from 'tap'
+
+/**
+ * A directory for processes that write into it until the teardown which ends them. That of
+ * t.testdir() is removed before any teardown that was asked for later, and emptied by a
+ * second call. Its path is short enough for sockets.
+ */
+export function ownDirectory(t: Test): string {
+  const directory = mkdtempSync(join(tmpdir(), 'test-'))
+  t.teardown(() => {
+    rmSync(directory, { recursive: true })
+  })
+  return directory
+}
