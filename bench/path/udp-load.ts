@@ -17,7 +17,7 @@ const SLOT = 2048
 const POLLIN = 1
 
 /** So long after the last datagram the load is over, in ms. */
-const QUIET_MS = 1000
+const QUIET_MS = 3000
 
 function sockaddr(address: string, port: string): Buffer {
   const name = Buffer.alloc(SOCKADDR)

@@ -72,7 +72,7 @@ async function normalizer(): Promise<(text: string) => string> {
       .replaceAll(/\(pid \d+\)/g, '(pid N)')
       .replaceAll(/"traffic": \{[^}]*\}/g, each => each.replaceAll(/: \d+/g, ': "#"'))
       .replaceAll(/\d+\.\d+ ms/g, 'N ms')
-      .replaceAll(/\b(1d0h|23h59m)\b/g, 'AGE')
+      .replaceAll(/\b(1d0h|23h5\dm)\b/g, 'AGE')
       .replaceAll(/\b\d+ [kM]?(bit\/s|\/s)/g, 'N $1')
       .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, 'TIME')
       .replaceAll(

@@ -42,9 +42,10 @@ export async function startTraffic(
   to: LabHost,
   intervalMs = 5,
 ): Promise<RunningPing> {
-  const [first] = await from.container.ping([to.container.address])
-  if (first?.received !== 1)
-    throw new Error(`${from.name} does not reach ${to.name}: ${JSON.stringify(first)}`)
+  await happens(`${from.name} reaches ${to.name}`, async () => {
+    const [first] = await from.container.ping([to.container.address])
+    return first?.received === 1
+  })
   const received = async (): Promise<number> =>
     (await pathOf(to.daemon)).traffic['receivedPackets'] ?? 0
   const before = await received()
@@ -78,9 +79,12 @@ export interface PathStatus {
   readonly offenders: readonly Readonly<Record<string, unknown>>[]
 }
 
+/** What one says that may be about to be replaced. */
 export async function pathOf(daemon: LabDaemon): Promise<PathStatus> {
-  const { backend } = await daemon.status()
-  return (backend as unknown as { path: PathStatus }).path
+  return await until('the packet path', DEADLINE_MS, async () => {
+    const { backend } = await daemon.status()
+    return (backend as { path?: PathStatus } | undefined)?.path
+  })
 }
 
 /** The subnet that a daemon holds: 10.5.72.0/24. */

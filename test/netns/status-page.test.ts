@@ -41,10 +41,14 @@ function count(dom: string, what: RegExp): number {
 await t.test('a network that is well', async t => {
   const traffic = await startTraffic(one, two)
   let dom = ''
-  await happens('all answer, and packets are told of', async () => {
-    dom = await browse('--dump-dom')
-    return count(dom, /<rect class="up"/g) === 2 && /id="sent">[\d.]+ kbit/.test(dom)
-  })
+  await happens(
+    'all answer, and packets are told of',
+    async () => {
+      dom = await browse('--dump-dom').catch(() => '')
+      return count(dom, /<rect class="up"/g) === 2 && /id="sent">[\d.]+ kbit/.test(dom)
+    },
+    120_000,
+  )
   await stopTraffic(traffic)
   const subnet = await subnetOf(one.daemon)
   t.match(dom, /id="state">ready</)
@@ -63,10 +67,14 @@ await t.test('a host that goes away', async t => {
   const subnet = await subnetOf(three.daemon)
   await three.run(['ip', 'link', 'set', 'eth0', 'down'])
   let dom = ''
-  await happens('the page tells', async () => {
-    dom = await browse('--dump-dom')
-    return dom.includes('<rect class="unreachable"')
-  })
+  await happens(
+    'the page tells',
+    async () => {
+      dom = await browse('--dump-dom').catch(() => '')
+      return dom.includes('<rect class="unreachable"')
+    },
+    120_000,
+  )
   t.match(dom, `<title>${subnet}: 192.168.77.13, unreachable</title>`)
   const [first] = /<tbody><tr>.*?<\/tr>/.exec(dom.slice(dom.indexOf('Other hosts'))) ?? []
   t.match(first, '192.168.77.13', 'what needs somebody comes first')

@@ -3,6 +3,7 @@ import t from 'tap'
 import { startPing } from '../../cmd/flannelctl/lab/ping.js'
 import { expectRepair } from './drift.js'
 import { DUAL, type Side, openPair, reaches } from './open-pair.js'
+import { waitFor } from '../helpers/wait-for.js'
 import { happens } from './open-test-lab.js'
 
 const CONFIG = '/coreos.com/network/config'
@@ -117,20 +118,20 @@ t.test('a quarrel is named, and left for a minute', async t => {
   const isLeft = async (): Promise<boolean> =>
     (await run(1, 'ip route show proto 76')).includes(destination)
 
+  const told = new RegExp(
+    `somebody changes this again and again.*first="?route ${destination}"?`,
+  )
+  const isTold = async (): Promise<boolean> => told.test(await pair.log(1))
+
   let repairs = 0
   for (; repairs < 12; repairs++) {
     await run(1, `ip route delete ${destination}`)
-    const isBack = await happens('it is back', isLeft, 3000).then(
-      () => true,
-      () => false,
+    const isOver = await waitFor('it is back, or left', async () =>
+      (await isTold()) ? true : (await isLeft()) ? false : undefined,
     )
-    if (!isBack) break
+    if (isOver) break
   }
 
   t.equal(repairs, 5, 'put back five times')
-  const log = await pair.log(1)
-  t.match(
-    log,
-    new RegExp(`somebody changes this again and again.*first="?route ${destination}"?`),
-  )
+  t.match(await pair.log(1), told)
 })

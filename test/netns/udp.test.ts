@@ -244,7 +244,11 @@ t.test('ten thousand packets, one a millisecond, live through every restart', as
   two.daemon.program = program
   await two.daemon.start()
 
-  await happens('they have come', async () => (await received()) > before + 10_000)
+  await happens(
+    'they have come',
+    async () => (await received()) > before + 10_000,
+    120_000,
+  )
   const { sent, lost } = await stopTraffic(traffic)
   t.ok(sent >= 10_000, `${sent} packets`)
   t.equal(lost, 0)

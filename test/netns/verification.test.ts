@@ -66,7 +66,7 @@ const frame6 = (packet: Buffer): Buffer => frame(packet, { type: 0x86dd, to: mac
 
 async function drops(of: Pair = pair): Promise<Record<string, number>> {
   const { verified } = await of.backend(2)
-  return (verified as { drops: Record<string, number> }).drops
+  return (verified as { drops?: Record<string, number> } | undefined)?.drops ?? {}
 }
 
 /** Packets that the kernel of host 2 has taken from the overlay. */

@@ -30,23 +30,17 @@ t.test('every container reaches every other, up to the MTU', async t => {
 })
 
 t.test('what a container sends is seen by nobody on the underlay', async t => {
-  const capture = one.run([
-    ...['timeout', '10', 'tcpdump', '-ni', 'eth0', '-c', '5', '-A', 'udp or icmp'],
-  ])
+  const filter = `(udp or icmp) and host ${two.address}`
+  const tcpdump = ['tcpdump', '-ni', 'eth0', '-c', '20', '-A', filter]
+  const state = { isOver: false }
+  const capture = one
+    .run(['timeout', '30', ...tcpdump], { timeoutMs: 40_000 })
+    .finally(() => (state.isOver = true))
   const text = 'a secret of containers'
   const pattern = Buffer.from(text).toString('hex').slice(0, 32)
-  await one.container.run([
-    'ping',
-    '-c',
-    '20',
-    '-i',
-    '0.01',
-    '-p',
-    pattern,
-    '-s',
-    '200',
-    two.container.address,
-  ])
+  // It may take a while until it listens.
+  const ping = ['ping', '-c', '20', '-i', '0.01', '-p', pattern, '-s', '200']
+  while (!state.isOver) await one.container.run([...ping, two.container.address])
   const seen = await capture
   t.match(seen, `${one.address}.51820 > ${two.address}.51820`)
   t.notMatch(seen, text.slice(0, 16))
@@ -69,16 +63,20 @@ t.test('a host with another preshared key is told from one that is away', async 
     JSON.stringify({ Network: '10.5.0.0/16', Backend: { Type: 'wireguard', PSK: psk } }),
   )
   await three.daemon.start()
-  await happens('it is told', async () => {
-    const { exitCode, stdout } = await flannelctl(three, ['peers'])
-    return (
-      exitCode === 3 &&
-      / silent .* never$/m.test(stdout) &&
-      stdout.includes(
-        `no handshake with ${one.address}:51820: a firewall drops its UDP port, its record has an old key, or Backend.PSK is not the same on both hosts`,
+  await happens(
+    'it is told',
+    async () => {
+      const { exitCode, stdout } = await flannelctl(three, ['peers'])
+      return (
+        exitCode === 3 &&
+        / silent .* never$/m.test(stdout) &&
+        stdout.includes(
+          `no handshake with ${one.address}:51820: a firewall drops its UDP port, its record has an old key, or Backend.PSK is not the same on both hosts`,
+        )
       )
-    )
-  })
+    },
+    60_000,
+  )
   const { stdout } = await flannelctl(three, ['peers'])
   t.notMatch(stdout + JSON.stringify(await three.daemon.status()), psk)
 })
