@@ -60,15 +60,15 @@ export async function registryContract(
   const revisionNow = async (): Promise<bigint> =>
     (await settle(registry.list('/'))).revision
 
-  /** Waits for a condition, for ten seconds of the server's time. */
+  /** Waits for a condition, for twenty seconds of the server's time. */
   const eventually = async (
     condition: () => boolean | Promise<boolean>,
   ): Promise<void> => {
-    for (let tries = 0; tries < 400; tries++) {
+    for (let tries = 0; tries < 800; tries++) {
       if (await condition()) return
       await server.sleep(25)
     }
-    throw new Error('waited for ten seconds in vain')
+    throw new Error('waited for twenty seconds in vain')
   }
 
   const follow = (
@@ -133,7 +133,7 @@ export async function registryContract(
             { kind: 'put', key: to, value: '' },
           ],
         )
-        if (state.moves % 20 === 0) await server.compact(revision)
+        if (state.moves % 50 === 0) await server.compact(revision)
       }
     }
     const snapshots: Snapshot[] = []
@@ -210,7 +210,7 @@ export async function registryContract(
   })
 
   test('a lease that ends takes its keys with it', async (t, { prefix, follow }) => {
-    const id = await settle(registry.grantLease(2))
+    const id = await settle(registry.grantLease(5))
     const from = await put(`${prefix}a`, '1', id)
     await put(`${prefix}b`, '2')
     const follower = follow(t, prefix, from)

@@ -8,7 +8,7 @@ import { RealEtcd } from '../helpers/real-etcd.js'
 import { openTcpProxy } from '../helpers/tcp-proxy.js'
 import { waitFor } from '../helpers/wait-for.js'
 
-const TOKEN_TTL_SECONDS = 1
+const TOKEN_TTL_SECONDS = 2
 
 const etcd = await RealEtcd.open({
   flags: ['--bcrypt-cost', '4', '--auth-token-ttl', String(TOKEN_TTL_SECONDS)],

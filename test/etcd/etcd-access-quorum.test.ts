@@ -28,8 +28,12 @@ await inOwnNetwork(t, import.meta.url, async () => {
     return { registry, values: follower.values, failures: follower.failures }
   }
 
+  /** While members elect a leader none is written, or nobody can say whether it was. */
   function put(registry: EtcdRegistry, value: string): Promise<unknown> {
-    return registry.commit([], [{ kind: 'put', key: '/net/a', value }])
+    const write = { kind: 'put', key: '/net/a', value } as const
+    return waitFor(`${value} to be written`, () =>
+      ask(() => registry.commit([], [write])),
+    )
   }
 
   /** The endpoints, beginning with that of a member. */
@@ -53,7 +57,7 @@ await inOwnNetwork(t, import.meta.url, async () => {
     await trio.isHealthy()
 
     t.ok(firstMs < BOUND_MS, `${firstMs} ms`)
-    t.strictSame(values, ['meanwhile'])
+    t.strictSame([...new Set(values)], ['meanwhile'])
     t.not(endpoint, trio.endpoints[follower])
   })
 
@@ -68,13 +72,13 @@ await inOwnNetwork(t, import.meta.url, async () => {
       trio.cutOff(leader)
       await waitFor('a successor', () => ask(() => registry.get('/net/a')))
       await put(registry, 'after')
-      await waitFor('the watch to move', () => values[1])
+      await waitFor('the watch to move', () => values.includes('after') || undefined)
       // Once it is back it may be asked again.
       const { endpoint } = registry
       trio.rejoin(leader)
       await trio.isHealthy()
 
-      t.strictSame(values, ['before', 'after'])
+      t.strictSame([...new Set(values)], ['before', 'after'])
       t.not(endpoint, trio.endpoints[leader])
     },
   )
@@ -91,11 +95,11 @@ await inOwnNetwork(t, import.meta.url, async () => {
     )
     await waitFor('the watch to end', () => failures[0])
     await trio.start(1)
-    await waitFor('a quorum', () => ask(() => put(registry, 'again')))
+    await put(registry, 'again')
     await waitFor('the watch', () => values[0])
 
     t.match(why, 'is not available: it is cut off from the other members (no leader)')
-    t.strictSame(values, ['again'])
+    t.strictSame([...new Set(values)], ['again'])
   })
 })
 

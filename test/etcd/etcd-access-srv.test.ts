@@ -21,10 +21,14 @@ t.teardown(async () => {
   authority.remove()
 })
 
-async function openDns(t: Test): Promise<{ dns: DnsServer; resolver: Resolver }> {
+/** @param timeoutMs short where it is waited for that nobody answers. */
+async function openDns(
+  t: Test,
+  timeoutMs = 10_000,
+): Promise<{ dns: DnsServer; resolver: Resolver }> {
   const dns = await openDnsServer()
   t.teardown(() => dns.close())
-  const resolver = new Resolver({ timeout: 200, tries: 1 })
+  const resolver = new Resolver({ timeout: timeoutMs, tries: 1 })
   resolver.setServers([dns.address])
   return { dns, resolver }
 }
@@ -113,7 +117,7 @@ t.test('DNS is asked again when every endpoint that it named fails', async t => 
 })
 
 t.test('endpoints that are known serve on while DNS is away', async t => {
-  const { dns, resolver } = await openDns(t)
+  const { dns, resolver } = await openDns(t, 500)
   dns.zone.set(PLAIN, [record(plain.port)])
   const registry = connect(t, resolver)
   await registry.get('/a')
@@ -131,7 +135,7 @@ t.test('endpoints that are known serve on while DNS is away', async t => {
 })
 
 t.test('what DNS lacks is said', async t => {
-  const { dns, resolver } = await openDns(t)
+  const { dns, resolver } = await openDns(t, 500)
   const registry = connect(t, resolver)
   const code = 'ERR_REGISTRY_UNAVAILABLE'
 
@@ -173,7 +177,7 @@ t.test('nothing secret goes where DNS names plain HTTP only', async t => {
 })
 
 t.test('an endpoint of its own beside the domain serves without DNS', async t => {
-  const { dns, resolver } = await openDns(t)
+  const { dns, resolver } = await openDns(t, 500)
   dns.silent = true
   const endpoints = ['srv://example.com', plain.endpoint]
   const registry = connect(t, resolver, { endpoints })

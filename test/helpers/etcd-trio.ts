@@ -99,13 +99,16 @@ export class EtcdTrio {
 
   /** The number of the member that leads. */
   async leader(): Promise<number> {
-    for (const [index, endpoint] of this.endpoints.entries()) {
-      const client = openEtcdClient(endpoint)
-      const status = await client.maintenance.status()
-      client.close()
-      if (status.leader === status.header.member_id) return index
-    }
-    throw new Error('no member leads')
+    return await waitFor('a leader', async () => {
+      for (const [index, endpoint] of this.endpoints.entries()) {
+        const client = openEtcdClient(endpoint)
+        const status = await client.maintenance.status().finally(() => {
+          client.close()
+        })
+        if (status.leader === status.header.member_id) return index
+      }
+      return undefined
+    })
   }
 
   /** Cuts a member off from the others; we still reach it. */
@@ -131,13 +134,23 @@ export class EtcdTrio {
     const exit = once(child, 'exit')
     child.kill('SIGKILL')
     await exit
-    // Its end of the wire goes with the namespace, some time after the last process in it.
-    execFileSync('ip', ['link', 'delete', `v${NAMES[index]}`], { stdio: 'ignore' })
+    // Its end of the wire goes with the namespace, at some time after the last process in it.
+    await waitFor('the wire to go', () => isRefused(`link delete v${NAMES[index]}`))
   }
 
   async close(): Promise<void> {
     for (const index of NAMES.keys()) await this.kill(index)
     rmSync(this.#directory, { recursive: true, force: true })
+  }
+}
+
+/** True when ip(8) finds nothing to do that with. */
+function isRefused(line: string): true | undefined {
+  try {
+    execFileSync('ip', line.split(' '), { stdio: 'ignore' })
+    return undefined
+  } catch {
+    return true
   }
 }
 
