@@ -9,7 +9,7 @@ import { exitCodeOf, main, start } from './command.mjs'
 const JOBS = 3
 
 /** Of one file, for tap, which then says what was going on; and a little later for us. */
-const LIMIT_S = 300
+const LIMIT_S = 600
 const GRACE_S = 30
 
 await main(async () => {

@@ -26,7 +26,7 @@ import { buildRawSocket } from './npm-packages.mjs'
 import { TapReport } from './tap-report.mjs'
 
 /** More than twice what they take on two cores that nothing else uses. */
-const LIMIT_MS = 15 * 60_000
+const LIMIT_MS = 20 * 60_000
 
 /** Folders of tests that need root, or programs beyond Node.js. */
 const NEED_MORE = ['docker', 'etcd', 'faults', 'netns', 'packaging', 'scripts']

