@@ -35,17 +35,22 @@ await outside.run([...['ip', 'route', 'add', subnet, 'via', one.address]])
 const SERVER = `require('node:net').createServer(s => s.end(s.remoteAddress.replace('::ffff:', ''))).listen(${PORT}, '::', () => console.log('ready'))`
 const CLIENT = `
 const [host, from] = process.argv.slice(1)
-const s = require('node:net').connect({ host, port: ${PORT}, ...(from && { localAddress: from }), timeout: 1500 })
+const s = require('node:net').connect({ host, port: ${PORT}, ...(from && { localAddress: from }), timeout: 5000 })
 s.pipe(process.stdout)
 s.on('error', e => { console.log(e.code); process.exit(0) })
 s.on('timeout', () => { console.log('nothing'); process.exit(0) })`
 
 const log = join(t.testdir(), 'servers.log')
-for (const { namespace } of [outside, two.container, one.container, two]) {
+const servers = [outside, two.container, one.container, two]
+for (const { namespace } of servers) {
   const command = [process.execPath, '-e', SERVER]
   const server = new LabProcess({ namespace, command, log, outlive: false })
   t.teardown(() => server.end('SIGKILL'))
 }
+await happens('they listen', async () => {
+  const ready = (await readFile(log, 'utf8')).match(/ready/g) ?? []
+  return ready.length === servers.length
+})
 
 /** Sends to the group from one address, by the interface of another. */
 const TO_GROUP = `

@@ -68,20 +68,25 @@ async function normalizer(): Promise<(text: string) => string> {
     const named = isConfig
       ? text
       : names.reduce((all, [from, to]) => all.replaceAll(from, to), text)
-    return named
-      .replaceAll(/\(pid \d+\)/g, '(pid N)')
-      .replaceAll(/"traffic": \{[^}]*\}/g, each => each.replaceAll(/: \d+/g, ': "#"'))
-      .replaceAll(/\d+\.\d+ ms/g, 'N ms')
-      .replaceAll(/\b(1d0h|23h5\dm)\b/g, 'AGE')
-      .replaceAll(/\b\d+ [kM]?(bit\/s|\/s)/g, 'N $1')
-      .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, 'TIME')
-      .replaceAll(
-        /"(pid|\w*[rR]oundTripMs|\w*Seconds|\w*PerSecond|\w*Revision|applies|etcdCalls|sent)": ?(-?\d[\d.e-]*|"[^"]*")/g,
-        '"$1": "#"',
-      )
-      .replaceAll(/ {2,}(?=\S)/g, (blanks: string, at: number, whole: string) =>
-        at === 0 || whole[at - 1] === '\n' ? blanks : '  ',
-      )
+    return (
+      named
+        .replaceAll(/\(pid \d+\)/g, '(pid N)')
+        .replaceAll(/"traffic": \{[^}]*\}/g, each => each.replaceAll(/: \d+/g, ': "#"'))
+        .replaceAll(/\d+\.\d+ ms/g, 'N ms')
+        .replaceAll(/\b(1d0h|23h5\dm)\b/g, 'AGE')
+        // A busy machine answers some pings too late.
+        .replaceAll(/"(loss|overlayLoss)": [\d.]+/g, '"$1": 0')
+        .replaceAll(/ \d+% /g, ' 0% ')
+        .replaceAll(/\b\d+ [kM]?(bit\/s|\/s)/g, 'N $1')
+        .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, 'TIME')
+        .replaceAll(
+          /"(pid|\w*[rR]oundTripMs|\w*Seconds|\w*PerSecond|\w*Revision|applies|etcdCalls|sent)": ?(-?\d[\d.e-]*|"[^"]*")/g,
+          '"$1": "#"',
+        )
+        .replaceAll(/ {2,}(?=\S)/g, (blanks: string, at: number, whole: string) =>
+          at === 0 || whole[at - 1] === '\n' ? blanks : '  ',
+        )
+    )
   }
 }
 
@@ -102,7 +107,7 @@ await t.test('all commands', async t => {
       if (command.startsWith('why'))
         await happens('the other host is free', async () => {
           result = await flannelctl(one, [...words, ...json])
-          return result.stderr === '' && !result.stdout.includes('too often')
+          return result.stderr === '' && result.exitCode === 0
         })
       const { exitCode, stdout, stderr } = result
       const exit = exitCode === 0 ? '' : `[exit code ${exitCode}]\n`

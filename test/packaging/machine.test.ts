@@ -308,12 +308,23 @@ function commandsOf(text: string, names: Readonly<Record<string, string>>): stri
     )
 }
 
+/** As an operator types it; what measures is asked once more where the machine was busy. */
+async function type(
+  machine: Machine,
+  line: string,
+  options?: Parameters<Machine['shell']>[1],
+): Promise<void> {
+  const run = (): Promise<string> => machine.shell(line, options)
+  const isMeasured = /flannelctl (why|doctor|peers|routes|status)/.test(line)
+  await (isMeasured ? run().catch(run) : run())
+}
+
 await t.test('the commands of the README', async t => {
   const [moved = '', reserved = ''] = await freeSubnets()
   const [from = '', to = ''] = await Promise.all(machines.map(addressOf))
   for (const line of commandsOf(block('flannelctl why'), { 'A B': `${from} ${to}` })) {
     if (line === 'flannelctl cleanup') await t.rejects(one.shell(line), /runs/, line)
-    else await t.resolves(one.shell(line), line)
+    else await t.resolves(type(one, line), line)
   }
   const names = {
     HOST: lab.host(2).address,
@@ -326,7 +337,7 @@ await t.test('the commands of the README', async t => {
     input: 'FLANNELD_ON_SUBNET_CHANGE="systemctl start subnet-changed"\n',
   })
   for (const line of commandsOf(block('lease revoke'), names)) {
-    await t.resolves(two.shell(line), line)
+    await t.resolves(type(two, line), line)
     if (line.includes('revoke')) await two.shell(`flannelctl lease allow ${names.HOST}`)
     if (!line.includes('release')) continue
     await happens('the daemon has left', async () => (await readyPid(two)) === undefined)
@@ -343,7 +354,7 @@ await t.test('the commands in the sentences of the README', async t => {
     .filter(line => !/ [A-Z]+$| flannel$|cleanup/.test(line))
   t.ok(lines.length > 12, `${lines.length} commands`)
   for (const line of lines) {
-    await t.resolves(two.shell(line), line)
+    await t.resolves(type(two, line), line)
     if (!/lease release|-s INT/.test(line)) continue
     await happens('the daemon has ended', async () => (await readyPid(two)) === undefined)
     if (line.includes('INT'))
@@ -389,7 +400,7 @@ await t.test('the examples of the help texts', async t => {
     ETCDCTL_ENDPOINTS: `http://${ETCD_ADDRESS}:2379`,
   }
   for (const line of lines.toSorted((a, b) => isMove(a) - isMove(b)))
-    await t.resolves(one.shell(line, { environment }), line)
+    await t.resolves(type(one, line, { environment }), line)
 })
 
 await t.test('takeover of a host that runs flannel, and back', async t => {
