@@ -91,8 +91,12 @@ async function call(
 ): Promise<{ code: number | undefined; body: string } | undefined> {
   return await new Promise((resolve, reject) => {
     const options = { socketPath, method, path, timeout: TIMEOUT_MS }
+    const fail = (error: NodeJS.ErrnoException): void => {
+      reject(cannotAsk(socketPath, error))
+    }
     const sent = request(options, response => {
       let body = ''
+      response.on('error', fail)
       response.setEncoding('utf8').on('data', (chunk: string) => (body += chunk))
       response.on('end', () => {
         resolve({ code: response.statusCode, body })
@@ -103,7 +107,7 @@ async function call(
     })
     sent.on('error', (error: NodeJS.ErrnoException) => {
       if (error.code === 'ENOENT' || error.code === 'ECONNREFUSED') resolve(undefined)
-      else reject(cannotAsk(socketPath, error))
+      else fail(error)
     })
     sent.end()
   })

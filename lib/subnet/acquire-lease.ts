@@ -293,11 +293,12 @@ function chooseSubnet(
   marks: readonly LastHolder[],
   options: AcquireLease,
 ): Subnet {
-  const subnet = pickHalves([...held, ...(options.believed ?? [])], marks, options)
+  const taken = [...held, ...(options.believed ?? [])]
+  const subnet = pickHalves(taken, marks, options)
   if (subnet !== undefined) return subnet
   throw new SubnetError(
     'ERR_SUBNET_EXHAUSTED',
-    `out of subnets: the ${held.length} that are held leave none`,
+    `out of subnets: no other is free, ${taken.length} taken`,
   )
 }
 

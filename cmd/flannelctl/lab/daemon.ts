@@ -86,28 +86,29 @@ export class LabDaemon {
   }
 
   async ready(signal?: AbortSignal): Promise<void> {
-    const started = this.#running()
-    const isReady = async (): Promise<true | undefined> => {
-      if (started.exit !== undefined) {
-        throw new Error(
-          `flanneld in ${this.#options.namespace} ended: ${await lastLine(this.logFile)}`,
-        )
-      }
-      const status = await this.status().catch(() => undefined)
-      return status?.phase === 'ready' && status.pid === started.pid ? true : undefined
-    }
-    const what = `flanneld in ${this.#options.namespace} gets ready (see ${this.logFile})`
-    await until(what, READY_DEADLINE_MS, isReady, signal)
+    await this.#becomes('gets ready', ({ phase }) => phase === 'ready', signal)
   }
 
   /** Resolves once packets to that many other hosts have a way. */
   async knows(others: number, signal?: AbortSignal): Promise<void> {
-    const isSo = async (): Promise<true | undefined> => {
+    const isSo = ({ remotes = [] }: DaemonStatus): boolean => remotes.length >= others
+    await this.#becomes(`meets ${others} others`, isSo, signal)
+  }
+
+  async #becomes(
+    what: string,
+    isSo: (status: DaemonStatus) => boolean,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const started = this.#running()
+    const name = `flanneld in ${this.#options.namespace}`
+    const check = async (): Promise<true | undefined> => {
+      if (started.exit !== undefined)
+        throw new Error(`${name} ended: ${await lastLine(this.logFile)}`)
       const status = await this.status().catch(() => undefined)
-      return (status?.remotes?.length ?? 0) >= others ? true : undefined
+      return status?.pid === started.pid && isSo(status) ? true : undefined
     }
-    const what = `flanneld in ${this.#options.namespace} meets ${others} others (see ${this.logFile})`
-    await until(what, READY_DEADLINE_MS, isSo, signal)
+    await until(`${name} ${what} (see ${this.logFile})`, READY_DEADLINE_MS, check, signal)
   }
 
   /** SIGTERM leaves the packet path running, SIGINT ends it, SIGKILL lets it say nothing. */

@@ -31,7 +31,7 @@ export class LabEtcd {
     const answers = async (): Promise<true | undefined> => {
       if (etcd.exit !== undefined)
         throw new Error(`etcd does not start: ${await lastLine(log)}`)
-      return await this.ctl('endpoint', 'health').then(
+      return await this.ctl('--command-timeout=2s', 'endpoint', 'health').then(
         () => true,
         () => undefined,
       )

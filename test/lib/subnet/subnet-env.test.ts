@@ -104,7 +104,7 @@ t.test('no file takes it down or long to read', async t => {
       parseSubnetEnv(`FLANNEL_SUBNET=${text}`)
     }),
   )
-  const blanks = `FLANNEL_SUBNET=x${' '.repeat(100_000)}y`
+  const blanks = `FLANNEL_SUBNET=x${' '.repeat(1_000_000)}y`
   const started = performance.now()
   parseSubnetEnv(blanks)
   t.ok(performance.now() - started < 5000)
