@@ -1,10 +1,9 @@
 /** A few of the faults of npm run faults, and that it would notice what is not well. */
 import t from 'tap'
-import { happens } from '../netns/open-test-lab.js'
 import { Cluster } from './cluster.js'
 import { FAULTS } from './faults.js'
 import { findViolations, remember } from './invariants.js'
-import { tryFaults } from './try-faults.js'
+import { settle, tryFaults } from './try-faults.js'
 
 /** What is asserted is that it recovers; how fast, npm run faults says. */
 const PATIENCE = 10
@@ -33,10 +32,7 @@ await t.test('what stays broken is told', async t => {
   try {
     const memory = await remember(cluster)
     const one = cluster.lab.host(1)
-    await happens('all is well', async () => {
-      const violations = await findViolations(cluster, memory)
-      return violations.length === 0
-    })
+    t.strictSame(await settle(cluster, memory), [])
     process.kill(one.daemon.pid, 'SIGSTOP')
     await one.run(['ip', 'link', 'set', 'other0', 'down'])
     await one.run([

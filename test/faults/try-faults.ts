@@ -123,7 +123,7 @@ async function tryFault(
 }
 
 /** Waits until every invariant holds; what still does not, at the end. */
-async function settle(
+export async function settle(
   cluster: Cluster,
   memory: Awaited<ReturnType<typeof remember>>,
 ): Promise<string[]> {

@@ -135,7 +135,7 @@ export class EtcdTrio {
     child.kill('SIGKILL')
     await exit
     // Its end of the wire goes with the namespace, at some time after the last process in it.
-    await waitFor('the wire to go', () => isRefused(`link delete v${NAMES[index]}`))
+    await waitFor('the wire to go', () => removeLink(`v${NAMES[index]}`))
   }
 
   async close(): Promise<void> {
@@ -144,10 +144,10 @@ export class EtcdTrio {
   }
 }
 
-/** True when ip(8) finds nothing to do that with. */
-function isRefused(line: string): true | undefined {
+/** True when there is none to remove. */
+function removeLink(name: string): true | undefined {
   try {
-    execFileSync('ip', line.split(' '), { stdio: 'ignore' })
+    execFileSync('ip', ['link', 'delete', name], { stdio: 'ignore' })
     return undefined
   } catch {
     return true

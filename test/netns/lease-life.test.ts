@@ -116,6 +116,7 @@ t.test('a machine that starts without etcd forwards from what it knew', async t 
   await happens('its path has ended', () => !isRunning(pid))
 
   await two.daemon.start()
+  await two.daemon.knows(2)
 
   t.match(await two.daemon.status(), { phase: 'ready', etcdReachable: false })
   t.equal(await subnetOf(two.daemon), subnet)

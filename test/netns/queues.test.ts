@@ -34,6 +34,7 @@ t.test('streams are shared between the queues of both hosts', async t => {
         return queues.map(({ traffic }) => traffic[counter] ?? 0)
       }),
     )
+    t.comment(JSON.stringify(shares))
     return shares.flat().every(share => share > 1000)
   })
   for (const [side] of counters) {

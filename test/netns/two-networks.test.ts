@@ -133,6 +133,7 @@ t.test('one network ends and the other goes on', async t => {
   t.notMatch(await one.run(['ip', 'route', 'show']), /flannel1/)
 
   await otherOne.daemon.start()
+  await otherOne.daemon.knows(1)
   const [again] = await two.ping([otherOne.address])
   t.equal(again?.received, 1)
 })

@@ -352,6 +352,7 @@ t.test('SIGINT ends the daemon with 0, and its packet path and device', async t 
   t.match(result?.errors, [/: net unreachable$/], 'containers are told')
 
   await two.daemon.start()
+  await two.daemon.knows(lab.hosts.length - 1)
   t.equal(await subnetOf(two.daemon), subnet, 'the lease was kept for it')
   t.same(await unreached({}), [])
 })

@@ -5,6 +5,7 @@
  */
 import t from 'tap'
 import { type PacketFields, ipPacket } from '../helpers/packets.js'
+import { waitFor } from '../helpers/wait-for.js'
 import { referenceChecksum } from '../reference/checksum.js'
 import { Injector } from './injector.js'
 import { DUAL, type Pair, openPair, reaches } from './open-pair.js'
@@ -64,9 +65,12 @@ function frame(packet: Buffer, { vni = VNI, type = 0x0800, to = mac } = {}): Buf
 
 const frame6 = (packet: Buffer): Buffer => frame(packet, { type: 0x86dd, to: mac6 })
 
+/** Waits where they cannot be read, or nothing is verified. */
 async function drops(of: Pair = pair): Promise<Record<string, number>> {
-  const { verified } = await of.backend(2)
-  return (verified as { drops?: Record<string, number> } | undefined)?.drops ?? {}
+  return await waitFor('what was dropped', async () => {
+    const { verified } = await of.backend(2)
+    return (verified as { drops: Record<string, number> } | undefined)?.drops
+  })
 }
 
 /** Packets that the kernel of host 2 has taken from the overlay. */

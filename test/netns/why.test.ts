@@ -173,8 +173,8 @@ await breaks('the way takes shorter packets only', {
       },
       MENDS_MS,
     ).catch((error: unknown) => {
-      const left = [...missing].join(', ') || 'nothing'
-      throw new Error(`${left} was not told of; last: ${last.what}`, { cause: error })
+      const left = [...missing].join(', ')
+      throw new Error(`not told of: ${left}; last: ${last.what}`, { cause: error })
     })
   },
   tidyUp: async () => {

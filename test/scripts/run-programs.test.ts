@@ -38,12 +38,22 @@ async function runCounter(): Promise<{ outer: ChildProcess; pid: number }> {
 t.test(
   'a Ctrl-C that comes twice, from the terminal and from npm, counts once',
   async t => {
-    const { outer } = await runCounter()
+    for (;;) {
+      const { outer } = await runCounter()
+      const begin = performance.now()
 
-    for (let times = 0; times < 3; times++) outer.kill('SIGINT')
+      outer.kill('SIGINT')
+      outer.kill('SIGINT')
+      await sleep(50)
+      outer.kill('SIGINT')
 
-    const [exitCode] = (await once(outer, 'close')) as [number]
-    t.equal(exitCode, 1)
+      const tookMs = performance.now() - begin
+      const [exitCode] = (await once(outer, 'close')) as [number]
+      // Later it is another keystroke.
+      if (tookMs > 200) continue
+      t.equal(exitCode, 1)
+      break
+    }
   },
 )
 
