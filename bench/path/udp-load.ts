@@ -4,7 +4,7 @@
  * itself.
  *
  *   udp-load send SOURCE ADDRESS PORT SIZE SECONDS     prints how many were sent
- *   udp-load receive ADDRESS PORT     prints `ready`, then how many came
+ *   udp-load receive ADDRESS PORT [MS] prints `ready`, then how many came until MS without any
  */
 import { SOCKADDR, writeSockaddr } from '../../lib/encap/forwarding-table.js'
 import { ReceiveQueue, SendQueue } from '../../lib/linux/datagrams.js'
@@ -16,8 +16,8 @@ const BATCH = 64
 const SLOT = 2048
 const POLLIN = 1
 
-/** So long after the last datagram the load is over, in ms. */
-const QUIET_MS = 3000
+/** So long after the last datagram the load is over, in ms, unless more is given. */
+const QUIET_MS = 1000
 
 function sockaddr(address: string, port: string): Buffer {
   const name = Buffer.alloc(SOCKADDR)
@@ -45,7 +45,8 @@ function send([
   console.log(String(sent))
 }
 
-function receive([address = '', port = '']: readonly string[]): void {
+function receive([address = '', port = '', quiet]: readonly string[]): void {
+  const quietMs = Number(quiet ?? QUIET_MS)
   const fd = openUdpSocket(sockaddr(address, port))
   const queue = new ReceiveQueue(Buffer.alloc(BATCH * SLOT), BATCH, 0, SLOT)
   const pollfd = Buffer.alloc(8)
@@ -54,7 +55,7 @@ function receive([address = '', port = '']: readonly string[]): void {
   process.stdout.write('ready\n')
   let received = 0
   for (;;) {
-    const ready = libc.poll(pollfd, 1, received === 0 ? 20_000 : QUIET_MS)
+    const ready = libc.poll(pollfd, 1, received === 0 ? 20_000 : quietMs)
     if (ready === 0) break
     received += queue.receive(fd, BATCH)
   }

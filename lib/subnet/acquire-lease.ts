@@ -298,7 +298,7 @@ function chooseSubnet(
   if (subnet !== undefined) return subnet
   throw new SubnetError(
     'ERR_SUBNET_EXHAUSTED',
-    `out of subnets: no other is free, ${taken.length} taken`,
+    `out of subnets: none is free, ${taken.length} taken`,
   )
 }
 

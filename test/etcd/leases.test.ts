@@ -86,7 +86,7 @@ t.test('a range of three serves three, and a fourth when one leaves', async t =>
 
   const fourth = network.add()
   await waitFor('it to say so', () => fourth.waitsFor)
-  t.match(fourth.waitsFor, /^out of subnets: no other is free, 3 taken$/)
+  t.match(fourth.waitsFor, /^out of subnets: none is free, 3 taken$/)
 
   const [first] = network.hosts
   const freed = first?.subnet

@@ -167,7 +167,8 @@ t.test('TCP lives through packets that overtake each other', async t => {
 
 t.test('a flood from a sender that segments its datagrams arrives whole', async t => {
   const [source, destination] = [pair.addressOf(1, 4), pair.addressOf(2, 4)]
-  const program = [process.execPath, UDP_LOAD, 'receive', destination, '4433']
+  // A sender that has to wait for a core for a second has not ended.
+  const program = [process.execPath, UDP_LOAD, 'receive', destination, '4433', '3000']
   const command = ['--pdeathsig', 'KILL', '--', ...inside(pair.namespaceOf(2), program)]
   const receiver = spawn('setpriv', command, { stdio: ['ignore', 'pipe', 'inherit'] })
   const [ready] = (await once(receiver.stdout, 'data')) as [Buffer]

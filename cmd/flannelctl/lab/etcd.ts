@@ -31,6 +31,7 @@ export class LabEtcd {
     const answers = async (): Promise<true | undefined> => {
       if (etcd.exit !== undefined)
         throw new Error(`etcd does not start: ${await lastLine(log)}`)
+      // Of two the latter counts: whoever interrupts the lab is not kept waiting.
       return await this.ctl('--command-timeout=2s', 'endpoint', 'health').then(
         () => true,
         () => undefined,

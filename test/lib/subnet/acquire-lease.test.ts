@@ -238,7 +238,7 @@ t.test('when all are held, the last host hears so', async t => {
   const late = world.host('d', '1.1.1.9')
   await t.rejects(late.acquire(), {
     code: 'ERR_SUBNET_EXHAUSTED',
-    message: 'out of subnets: no other is free, 3 taken',
+    message: 'out of subnets: none is free, 3 taken',
   })
 
   world.remove('10.5.2.0-24')
