@@ -12,11 +12,6 @@ const SAME_KEYSTROKE_MS = 300
  * own and we pass the signals on. If we are killed, it gets a SIGINT as well.
  */
 export async function runInForeground(program, args, options) {
-  const child = start('setpriv', ['--pdeathsig', 'INT', '--', program, ...args], {
-    stdio: 'inherit',
-    detached: true,
-    ...options,
-  })
   let passedAt = -Infinity
   const pass = name => {
     const now = performance.now()
@@ -25,7 +20,13 @@ export async function runInForeground(program, args, options) {
     // A closed terminal is a person who leaves, as Ctrl-C is.
     child.kill(name === 'SIGTERM' ? 'SIGTERM' : 'SIGINT')
   }
+  // First, for a signal may come with the program's first words.
   for (const name of ENDING_SIGNALS) process.on(name, pass)
+  const child = start('setpriv', ['--pdeathsig', 'INT', '--', program, ...args], {
+    stdio: 'inherit',
+    detached: true,
+    ...options,
+  })
   try {
     return await exitCodeOf(child)
   } finally {

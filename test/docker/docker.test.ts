@@ -7,8 +7,8 @@ import { Lab } from '../../cmd/flannelctl/lab/lab.js'
 import type { LabHost } from '../../cmd/flannelctl/lab/host.js'
 import { run } from '../../lib/linux/run.js'
 import { flannelctl } from '../helpers/flannelctl.js'
-import { happens } from '../netns/open-test-lab.js'
 import { DockerEngine } from './engine.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 /**
  * Two hosts of the lab, each with a real Docker engine that was told of its
@@ -92,7 +92,7 @@ t.test('containers of two Docker engines reach each other', async t => {
         .sort()
     }
     const values = [address1, address2].map(host => JSON.stringify({ host, ttl: 60 }))
-    await happens('both engines have told', async () => (await list('box')).length === 2)
+    await waitFor('both engines have told', async () => (await list('box')).length === 2)
     t.same(await list('box'), values.sort(), 'a value for each host that has one')
     t.equal((await list('hosts')).length, 2, 'and one for each host')
     const reverse = address1.split('.').join('/')
@@ -102,12 +102,12 @@ t.test('containers of two Docker engines reach each other', async t => {
     )
 
     await first.docker('run', '-d', '--name', 'My_Web', IMAGE, '/bin/sleep', '1000')
-    await happens('one that starts', async () => (await list('my-web')).length === 1)
+    await waitFor('one that starts', async () => (await list('my-web')).length === 1)
     await first.docker('rename', 'My_Web', 'shop')
-    await happens('one that is renamed', async () => (await list('shop')).length === 1)
+    await waitFor('one that is renamed', async () => (await list('shop')).length === 1)
     t.same(await list('my-web'), [])
     await first.docker('rm', '--force', 'shop')
-    await happens('one that is gone', async () => (await list('shop')).length === 0)
+    await waitFor('one that is gone', async () => (await list('shop')).length === 0)
 
     const lease = await lab.etcd.ctl('lease', 'list')
     t.ok(lease.trim().split('\n').length >= 5, 'names have leases of their own')
@@ -173,7 +173,7 @@ t.test('containers of two Docker engines reach each other', async t => {
     const rules = async (host: LabHost): Promise<string> =>
       await host.run(['iptables-save'])
     for (const host of lab.hosts) {
-      await happens('the mode is another', async () => {
+      await waitFor('the mode is another', async () => {
         const text = await rules(host)
         return !text.includes('FLANNEL-POSTRTG')
       })

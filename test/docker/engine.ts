@@ -1,11 +1,9 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { until } from '../../cmd/flannelctl/lab/until.js'
 import { run } from '../../lib/linux/run.js'
+import { waitFor } from '../helpers/wait-for.js'
 
-/** An engine with its containerd is up in a second; not on two busy cores. */
-const START_DEADLINE_MS = 60_000
 const COMMAND_TIMEOUT_MS = 60_000
 const STOP_DEADLINE_MS = 20_000
 
@@ -48,7 +46,7 @@ export class DockerEngine {
     )
     const engine = new DockerEngine(directory, child)
     try {
-      await until(`dockerd in ${namespace} answers`, START_DEADLINE_MS, async () => {
+      await waitFor(`dockerd in ${namespace} answers`, async () => {
         if (child.exitCode !== null) throw new Error(`dockerd ended:\n${engine.log()}`)
         return await engine.docker('version').catch(() => undefined)
       })
@@ -89,8 +87,10 @@ export class DockerEngine {
       await this.docker('rm', '--force', ...ids.split('\n')).catch(() => undefined)
     }
     this.#child.kill('SIGTERM')
-    await until('dockerd ends', STOP_DEADLINE_MS, () =>
-      this.#child.exitCode !== null || this.#child.signalCode !== null ? true : undefined,
+    await waitFor(
+      'dockerd ends',
+      () => this.#child.exitCode !== null || this.#child.signalCode !== null,
+      STOP_DEADLINE_MS,
     ).catch(() => this.#child.kill('SIGKILL'))
     // What overlay and shm mounts an engine leaves when it is killed.
     spawnSync('sh', ['-c', `umount -l ${this.#directory}/root/containers/*/mounts/shm`])

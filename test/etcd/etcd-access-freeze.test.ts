@@ -35,9 +35,7 @@ t.test('an etcd that is stopped longer than every timeout loses no change', asyn
         () => undefined,
       ),
   )
-  await waitFor('the watch', () =>
-    follower.values.at(-1) === 'after' ? true : undefined,
-  )
+  await waitFor('the watch', () => follower.values.at(-1) === 'after')
 
   t.strictSame(
     follower.values.filter(value => value !== 'lost answer'),

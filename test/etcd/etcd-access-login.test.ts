@@ -113,7 +113,7 @@ t.test('calls and watches go on when users and roles change', async t => {
     etcdctl(etcd, `role delete role-${value}`)
     await Promise.all(Array.from({ length: 20 }, () => registry.get('/net/subnets/a')))
   }
-  await waitFor('the changes', () => (follower.values.length === 3 ? true : undefined))
+  await waitFor('the changes', () => follower.values.length === 3)
 
   t.strictSame(follower.values, ['1', '2', '3'])
 })
@@ -132,7 +132,7 @@ t.test('calls and watches survive the end of the token', async t => {
   await waitFor('the standing watch', () => follower.values[0])
   await delay(TOKEN_TTL_SECONDS * 1000 + 2000)
   proxy.cut()
-  await waitFor('a second watch', () => (follower.standings === 2 ? true : undefined))
+  await waitFor('a second watch', () => follower.standings === 2)
   await put(registry, 'after the cut')
   await waitFor('the second watch', () => follower.values[1])
 
@@ -159,7 +159,7 @@ t.test(
         () => undefined,
       ),
     )
-    await waitFor('the changes', () => (follower.values.length === 2 ? true : undefined))
+    await waitFor('the changes', () => follower.values.length === 2)
 
     t.strictSame(follower.values, ['before', 'after'])
     t.ok(follower.failures.every(({ code }) => code === 'ERR_REGISTRY_UNAVAILABLE'))
@@ -176,7 +176,7 @@ t.test('a login works before etcd has users, and when it gets them', async t => 
   await put(registry, 'without users')
   enableLogin(young)
   await put(registry, 'with users')
-  await waitFor('the changes', () => (follower.values.length === 2 ? true : undefined))
+  await waitFor('the changes', () => follower.values.length === 2)
 
   t.strictSame(follower.values, ['without users', 'with users'])
 })

@@ -148,7 +148,7 @@ t.test('renewed certificates are taken from disk, a half-written one never', asy
   await put('certificate without its key')
   copyFileSync(next.key, paths.key)
   await put('renewed')
-  await waitFor('every write', () => (values.length === 5 ? true : undefined))
+  await waitFor('every write', () => values.length === 5)
   t.equal(messages.filter(text => text.includes('cannot be used')).length, 3)
   t.equal(messages.filter(text => text.includes('read again')).length, 1)
 
@@ -158,7 +158,7 @@ t.test('renewed certificates are taken from disk, a half-written one never', asy
   install(authority.sign(), paths)
   proxy.cut()
   await waitFor('a connection', () => put('after the cut').catch(() => undefined))
-  await waitFor('the watch', () => (values.at(-1) === 'after the cut' ? true : undefined))
+  await waitFor('the watch', () => values.at(-1) === 'after the cut')
 
   t.strictSame(values.slice(0, 5), [
     'before',

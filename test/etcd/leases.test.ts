@@ -37,7 +37,7 @@ async function openNetwork(t: Test, config = WIDE): Promise<Network> {
           const others = all().filter(subnet => subnet !== host.subnet)
           return host.remotes.join() === others.join() && host.subnet !== undefined
         })
-        return isDone && keysOf(etcd).join() === all().join() ? true : undefined
+        return isDone && keysOf(etcd).join() === all().join()
       },
       60_000,
     )
@@ -116,7 +116,7 @@ t.test('whatever happens to etcd, everybody keeps his subnet', async t => {
   ctl(etcd, 'put', `${PREFIX}/subnets/10.5.7.0-24`, '{')
   ctl(etcd, 'put', `${PREFIX}/subnets-else/10.5.8.0-24`, '{"PublicIP":"192.0.2.99"}')
   await waitFor('the garbage to be seen', () =>
-    hosts.every(({ lease }) => lease.view.table.bad().length === 2) ? true : undefined,
+    hosts.every(({ lease }) => lease.view.table.bad().length === 2),
   )
   t.ok(
     hosts.every(({ remotes }) => remotes.length === 5),
@@ -182,7 +182,7 @@ t.test('what happened while a host was cut off reaches it, compacted or not', as
   proxy.swallowAnswers = true
   proxy.cut()
   for (let number = 0; number < 3; number++) network.add()
-  await waitFor('three more', () => (keysOf(etcd).length === 5 ? true : undefined))
+  await waitFor('three more', () => keysOf(etcd).length === 5)
   const { header } = JSON.parse(ctl(etcd, 'get', 'x', '-w', 'json')) as {
     header: { revision: number }
   }

@@ -1,10 +1,10 @@
 import { mkdir, rm } from 'node:fs/promises'
+import { ETCDCTL_ENVIRONMENT } from '../../cmd/flannelctl/lab/etcd.js'
 import { join } from 'node:path'
 import { runInside } from '../../cmd/flannelctl/lab/namespaces.js'
 import { LabProcess } from '../../cmd/flannelctl/lab/process.js'
-import { until } from '../../cmd/flannelctl/lab/until.js'
+import { waitFor } from '../helpers/wait-for.js'
 
-const DEADLINE_MS = 60_000
 const SUBNET = '192.168.77'
 
 /** An etcd of one or three members, on addresses of their own in one network namespace. */
@@ -39,9 +39,7 @@ export class EtcdMembers {
     for (const number of this.#numbers) {
       if (this.#processes[number] === undefined) this.#startMember(number)
     }
-    await until('etcd answers', DEADLINE_MS, async () =>
-      this.ctl('endpoint', 'health', '--cluster').catch(() => undefined),
-    )
+    await waitFor('etcd answers', async () => this.ctl('endpoint', 'health', '--cluster'))
   }
 
   async kill(...numbers: readonly number[]): Promise<void> {
@@ -89,13 +87,9 @@ export class EtcdMembers {
   }
 
   async #etcdctl(args: readonly string[]): Promise<string> {
-    return await runInside(
-      this.#namespace,
-      ['env', 'ETCDCTL_API=3', 'etcdctl', ...args],
-      {
-        timeoutMs: DEADLINE_MS,
-      },
-    )
+    return await runInside(this.#namespace, ['etcdctl', ...args], {
+      environment: ETCDCTL_ENVIRONMENT,
+    })
   }
 
   #startMember(number: number): void {

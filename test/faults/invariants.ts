@@ -89,6 +89,7 @@ async function checkHost(
   const others = ring.slice(0, MOST_PINGED)
   const pings = await host.container.ping(
     others.map(({ container }) => container.address),
+    { timeoutMs: 2000 },
   )
   for (const { target, received } of pings)
     if (received !== 1) violations.push(`its container does not reach ${target}`)

@@ -11,8 +11,8 @@ import type { LabHost } from '../../cmd/flannelctl/lab/host.js'
 import { Lab } from '../../cmd/flannelctl/lab/lab.js'
 import { ipInside, runInside } from '../../cmd/flannelctl/lab/namespaces.js'
 import { ETCD_ENDPOINT, underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
-import { until } from '../../cmd/flannelctl/lab/until.js'
 import { BACKENDS, type Backend, PREFIX } from './cluster.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const WRITER = fileURLToPath(new URL('./etcd-writer-main.js', import.meta.url))
 
@@ -117,8 +117,10 @@ async function measure(backend: Backend): Promise<string[]> {
     const before = await etcdCounters(lab)
     const join = await timed(async () => {
       await host.daemon.start()
-      await until('all remotes are there', DEADLINE_MS, async () =>
-        (await reachable(host, backend)) >= hosts - 1 ? true : undefined,
+      await waitFor(
+        'all remotes are there',
+        async () => (await reachable(host, backend)) >= hosts - 1,
+        DEADLINE_MS,
       )
     })
     const after = await etcdCounters(lab)
@@ -140,9 +142,9 @@ async function measure(backend: Backend): Promise<string[]> {
         await write(lab, [[key, value]])
         latencies.push(
           await timed(async () => {
-            await until('the route follows', DEADLINE_MS, async () => {
+            await waitFor('the route follows', async () => {
               const route = await host.run(['ip', 'route', 'show', '10.1.7.0/24'])
-              return route.includes(`via ${PublicIP} `) ? true : undefined
+              return route.includes(`via ${PublicIP} `)
             })
           }),
         )

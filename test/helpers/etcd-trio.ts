@@ -154,14 +154,14 @@ function removeLink(name: string): true | undefined {
   }
 }
 
-async function isHealthy(endpoint: string): Promise<true | undefined> {
+async function isHealthy(endpoint: string): Promise<boolean> {
   try {
     const answer = (await (await fetch(`${endpoint}/health`)).json()) as {
       health: string
     }
-    return answer.health === 'true' ? true : undefined
+    return answer.health === 'true'
   } catch {
-    return undefined
+    return false
   }
 }
 

@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process'
+import { ETCDCTL_ENVIRONMENT } from '../../cmd/flannelctl/lab/etcd.js'
 import type { RealEtcd } from './real-etcd.js'
 
 /** Runs a line of etcdctl(1) as root of a server with logins. */
@@ -28,7 +29,7 @@ export function enableLogin(etcd: RealEtcd): void {
 function run(etcd: RealEtcd, args: readonly string[], input = ''): string {
   return execFileSync('etcdctl', [`--endpoints=${etcd.endpoint}`, ...args], {
     encoding: 'utf8',
-    env: { PATH: process.env['PATH'], ETCDCTL_API: '3' },
+    env: { PATH: process.env['PATH'], ...ETCDCTL_ENVIRONMENT },
     input,
     stdio: ['pipe', 'pipe', 'pipe'],
   })

@@ -1,4 +1,5 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { ETCDCTL_ENVIRONMENT } from '../../cmd/flannelctl/lab/etcd.js'
 import { once } from 'node:events'
 import { readFileSync, readdirSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -8,8 +9,8 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { waitFor } from './wait-for.js'
 
-/** etcd is healthy after a second; a busy machine may take ten times as long. */
-const START_TIMEOUT_MS = 20_000
+/** etcd is healthy after a second. */
+const START_TIMEOUT_MS = 60_000
 const POLL_MS = 50
 
 export interface RealEtcdOptions {
@@ -162,7 +163,10 @@ export class RealEtcd {
   }
 }
 
-/** True when the kernel has stopped every thread of a process: SIGSTOP reaches one after the other. */
+/**
+ * True when the kernel has stopped every thread of a process: SIGSTOP reaches one after
+ * the other. Throws when one ends meanwhile.
+ */
 function isStopped(pid: number): boolean {
   const tasks = `/proc/${pid}/task`
   return readdirSync(tasks).every(task =>
@@ -171,7 +175,7 @@ function isStopped(pid: number): boolean {
 }
 
 function etcdctl(...args: readonly string[]): void {
-  const env = { PATH: process.env['PATH'], ETCDCTL_API: '3' }
+  const env = { PATH: process.env['PATH'], ...ETCDCTL_ENVIRONMENT }
   execFileSync('etcdctl', args, { env, stdio: 'pipe' })
 }
 

@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process'
+import { ETCDCTL_ENVIRONMENT } from '../../cmd/flannelctl/lab/etcd.js'
 import { systemClock } from '../../lib/subnet/clock.js'
 import { EtcdRegistry } from '../../lib/subnet/etcd-registry.js'
 import { HostLease, type Tenure } from '../../lib/subnet/host-lease.js'
@@ -93,7 +94,7 @@ export class RealHost {
 export function ctl(etcd: RealEtcd, ...args: readonly string[]): string {
   return execFileSync('etcdctl', [`--endpoints=${etcd.endpoint}`, ...args], {
     encoding: 'utf8',
-    env: { PATH: process.env['PATH'], ETCDCTL_API: '3' },
+    env: { PATH: process.env['PATH'], ...ETCDCTL_ENVIRONMENT },
     stdio: 'pipe',
   })
 }

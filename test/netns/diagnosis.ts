@@ -1,7 +1,7 @@
 import type { Test } from 'tap'
 import type { LabHost } from '../../cmd/flannelctl/lab/host.js'
 import { flannelctl } from '../helpers/flannelctl.js'
-import { happens } from './open-test-lab.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 /** What doctor or why has found. */
 export interface Answer {
@@ -55,7 +55,7 @@ export async function expectCause(
 ): Promise<void> {
   await spoil()
   let answer = NOTHING
-  await happens('it is found', async () => {
+  await waitFor('it is found', async () => {
     answer = await ask()
     return answer.checks.length === 1 && answer.checks[0] === check
   }).catch(() => undefined)
@@ -68,10 +68,10 @@ export async function expectCause(
     after = await ask()
     return after.checks.length === 0
   }
-  await happens('it is mended', isWell).catch(() => undefined)
+  await waitFor('it is mended', isWell).catch(() => undefined)
   t.same(after.checks, [], `"${answer.mend}" mends it (${after.what})`)
-  await happens('packets flow', flows)
+  await waitFor('packets flow', flows)
   if (tidyUp === undefined) return
   await tidyUp()
-  await happens('all is well again', isWell)
+  await waitFor('all is well again', isWell)
 }

@@ -1,5 +1,5 @@
 import type { Test } from 'tap'
-import { happens } from './open-test-lab.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 /** One thing that somebody does to a host, and what it is called. */
 export type Drift = readonly [what: string, change: () => Promise<unknown>]
@@ -14,7 +14,7 @@ export async function expectRepair(
   await change()
   const begin = performance.now()
   const isRight = async (): Promise<boolean> => (await state()) === right
-  await happens(what, isRight, 10_000).catch(async (error: unknown) => {
+  await waitFor(what, isRight).catch(async (error: unknown) => {
     t.equal(await state(), right, `${what}: ${String(error)}`)
   })
   t.pass(`${what}: right after ${(performance.now() - begin).toFixed(0)} ms`)

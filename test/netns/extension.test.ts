@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
-import { openPair, reaches } from './open-pair.js'
-import { happens } from './open-test-lab.js'
+import { openPair, reaches, passes } from './open-pair.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const ETCD = '--endpoints=http://192.0.2.1:2379'
 const SUBNETS = '/coreos.com/network/subnets'
@@ -63,7 +63,7 @@ const remove = (number: number): Promise<string> =>
   pair.inside(1, 'etcdctl', ETCD, 'del', `${SUBNETS}/10.5.${number}.0-24`)
 
 t.test('packets pass by the devices that the commands make', async t => {
-  await happens('packets pass', () => reaches(pair, 4, 100))
+  await passes(pair, 4)
   const rate = await pair.transfer(4)
   t.ok(rate > 10, `${rate.toFixed(0)} Mbit/s`)
   t.match(await pair.inside(1, 'ip', 'route'), ' dev flannel-vxlan onlink')
@@ -73,14 +73,14 @@ t.test('what a record says is input, and nothing else', async t => {
   const file = join(directory, 'made by a peer')
   const hostile = [`$(touch '${file}')`, `\`touch '${file}'\``, `; touch '${file}' #`]
   for (const [index, data] of hostile.entries()) await put(241 + index, data)
-  await happens('both hosts are told', async () => {
+  await waitFor('both hosts are told', async () => {
     const told = await lines()
     return hostile.every(
       data => told.filter(line => line.includes(`<${data}>`)).length >= 2,
     )
   })
   await t.rejects(readFile(file))
-  await happens('it is a trouble', async () => {
+  await waitFor('it is a trouble', async () => {
     const { troubles } = await pair.status(1)
     return /Backend\.SubnetAddCommand: .*not a MAC/.test(troubles['backend'] ?? '')
   })
@@ -89,9 +89,9 @@ t.test('what a record says is input, and nothing else', async t => {
 
 t.test('flannelctl watch tells what changes', async t => {
   const watching = pair.watch(1)
-  await happens('it begins', () => watching.text().includes('2 subnets are held'))
+  await waitFor('it begins', () => watching.text().includes('2 subnets are held'))
   await put(244, '02:00:00:00:00:f4')
-  await happens('it tells who comes', () =>
+  await waitFor('it tells who comes', () =>
     watching.text().includes('joined   10.5.244.0/24 192.0.2.244, extension, reserved'),
   )
   await pair.inside(
@@ -107,7 +107,7 @@ t.test('flannelctl watch tells what changes', async t => {
   )
   await pair.inside(1, 'ip', 'route', 'delete', '10.5.249.0/24', 'dev', 'eth0')
   await remove(244)
-  await happens('and what goes', () => {
+  await waitFor('and what goes', () => {
     const text = watching.text()
     return (
       text.includes('route  10.5.249.0/24 dev eth0') &&
@@ -120,7 +120,7 @@ t.test('flannelctl watch tells what changes', async t => {
 
 t.test('a command that hangs stops nothing', async t => {
   await put(251, 'hang')
-  await happens('it hangs', async () =>
+  await waitFor('it hangs', async () =>
     (await lines()).some(line => line.includes('<hang>')),
   )
   t.ok(await reaches(pair, 4, 100))
@@ -129,18 +129,18 @@ t.test('a command that hangs stops nothing', async t => {
   await pair.restart(1, 'SIGTERM', [])
   t.pass(`a restart took ${(performance.now() - begin).toFixed(0)} ms`)
   await remove(251)
-  await happens('packets pass', () => reaches(pair, 4, 100))
+  await passes(pair, 4)
 })
 
 t.test('a host that has left while the daemon was down is told of', async t => {
   await put(252, '02:00:00:00:00:fc')
   const told = (what: string) => async (): Promise<boolean> =>
     (await lines()).filter(line => line.startsWith(`${what} 10.5.252.0/24`)).length >= 2
-  await happens('both hosts add it', told('add'))
+  await waitFor('both hosts add it', told('add'))
   await pair.stop(1, 'SIGTERM')
   await remove(252)
   await pair.restart(1, 'SIGKILL', [])
-  await happens('both hosts remove it', told('remove'))
+  await waitFor('both hosts remove it', told('remove'))
   t.equal(
     (await lines()).findLast(line => line.startsWith('remove 10.5.252.0/24')),
     'remove 10.5.252.0/24 192.0.2.252 <02:00:00:00:00:fc>',
@@ -163,7 +163,7 @@ t.test("flannel's example of host-gw is two lines that need no program", async t
   for (const side of [1, 2] as const)
     await pair.inside(side, 'ip', 'link', 'delete', 'flannel-vxlan')
   await Promise.all(([1, 2] as const).map(side => pair.restart(side, 'SIGTERM', [])))
-  await happens('packets pass', () => reaches(pair, 4, 1500))
+  await passes(pair, 4, 1500)
   const subnet = pair.addressOf(2, 4).replace(/1$/, '0/24')
   t.match(await pair.inside(1, 'ip', 'route'), `${subnet} via 192.0.2.2 dev eth0`)
 })

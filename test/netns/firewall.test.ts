@@ -10,7 +10,8 @@ import { LabProcess } from '../../cmd/flannelctl/lab/process.js'
 import { underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
 import { flannelctl } from '../helpers/flannelctl.js'
 import { DUAL, openPair } from './open-pair.js'
-import { happens, openTestLab, subnetOf } from './open-test-lab.js'
+import { openTestLab, subnetOf } from './open-test-lab.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const PORT = '7777'
 
@@ -47,7 +48,7 @@ for (const { namespace } of servers) {
   const server = new LabProcess({ namespace, command, log, outlive: false })
   t.teardown(() => server.end('SIGKILL'))
 }
-await happens('they listen', async () => {
+await waitFor('they listen', async () => {
   const ready = (await readFile(log, 'utf8')).match(/ready/g) ?? []
   return ready.length === servers.length
 })
@@ -69,7 +70,7 @@ async function seen(from: LabNode, to: string, source = ''): Promise<string> {
 
 async function expectMeaning(t: Test): Promise<void> {
   const [container, remote] = [one.container.address, two.container.address]
-  await happens(
+  await waitFor(
     'packets pass',
     async () => (await seen(one.container, remote)) === container,
   )
@@ -128,7 +129,7 @@ async function expectSameHandles(t: Test, table: string): Promise<void> {
   const [before, forward] = [await list(), await save('filter')]
   for (let looks = 0; looks < 2; looks++) {
     await one.run(['iptables', '-F', 'FLANNEL-FWD'])
-    await happens('a look', async () => (await save('filter')) === forward)
+    await waitFor('a look', async () => (await save('filter')) === forward)
   }
   t.equal(await list(), before)
 }
@@ -159,7 +160,7 @@ const FORWARD = [
 ].join('\n')
 
 t.test('iptables: the rules are those of flannel', async t => {
-  await happens('they are there', async () => (await save('nat')) === masquerade(subnet))
+  await waitFor('they are there', async () => (await save('nat')) === masquerade(subnet))
   t.equal(await save('nat'), masquerade(subnet))
   t.equal(await save('filter'), FORWARD)
 })
@@ -170,7 +171,7 @@ t.test('packets to addresses of the subnet that nobody has end here', async t =>
     one.run(['ip', 'route', 'show', 'type', 'blackhole'])
   t.match(await list(), route, 'from the start')
   await one.run(['ip', 'route', 'delete', ...route.split(' ')])
-  await happens('it is put back', async () => (await list()).includes(route))
+  await waitFor('it is put back', async () => (await list()).includes(route))
 })
 
 t.test('iptables: what they mean to packets', expectMeaning)
@@ -225,7 +226,7 @@ t.test('iptables: what others spoil is put back, and theirs is left alone', asyn
     const before = await repairs()
     for (const line of lines) await one.run(['iptables', ...line])
     const begin = performance.now()
-    await happens(what, async () => {
+    await waitFor(what, async () => {
       if ((await repairs()) === before) return false
       const now = await state()
       // A jump that is put back stands behind what others have put there since.
@@ -252,7 +253,7 @@ t.test("Docker's chain for others gets a jump, before its last word", async t =>
     '-A DOCKER-USER -m comment --comment "flanneld forward" -j FLANNEL-FWD',
     '-A DOCKER-USER -j RETURN',
   ].join('\n')
-  await happens('it is there', async () => (await save('filter')).includes(wanted))
+  await waitFor('it is there', async () => (await save('filter')).includes(wanted))
   t.equal(await seen(two.container, one.container.address), two.container.address)
 })
 
@@ -271,7 +272,7 @@ t.test("Docker's refusals that no rule of ours can undo are named", async t => {
   await one.daemon.kill('SIGTERM')
   await one.daemon.start()
 
-  await happens('it is named', async () => {
+  await waitFor('it is named', async () => {
     const { stdout } = await flannelctl(one, ['status'])
     return stdout.includes(
       `Docker refuses packets from other hosts to ${one.container.address} (iptables -t raw -S PREROUTING); set "allow-direct-routing"`,
@@ -312,7 +313,7 @@ t.test(
     t.match(await flannelctl(one, ['config', 'set', config]), { exitCode: 0 })
     for (const host of [one, two]) await flannelctl(host, ['config', 'apply'])
 
-    await happens(
+    await waitFor(
       'the rules are there',
       async () => (await nftChain('postrtg')).length > 0,
     )
@@ -327,7 +328,7 @@ t.test(
       `ip saddr ${network} accept`,
       `ip daddr ${network} accept`,
     ])
-    await happens(
+    await waitFor(
       'those of iptables are gone',
       async () => !(await save('nat')).includes('FLANNEL'),
     )
@@ -335,7 +336,7 @@ t.test(
       await save('filter'),
       '-A DOCKER-USER -m comment --comment "flanneld forward" -j FLANNEL-FWD',
     )
-    await happens(
+    await waitFor(
       'where there is no Docker, nothing is left of them',
       async () => !(await two.run(['iptables-save'])).includes('FLANNEL'),
     )
@@ -374,7 +375,7 @@ t.test('nftables: what others spoil is put back, and theirs is left alone', asyn
   ] as const) {
     await one.run(['nft', ...line.split(' ')])
     const begin = performance.now()
-    await happens(what, async () => {
+    await waitFor(what, async () => {
       const now = await nftChain('postrtg')
       const forward = await nftChain('forward')
       return now.join('\n') === [...right, foreign].join('\n') && forward.length === 4
@@ -382,7 +383,7 @@ t.test('nftables: what others spoil is put back, and theirs is left alone', asyn
     t.pass(`${what}: right after ${(performance.now() - begin).toFixed(0)} ms`)
   }
   await one.run(['nft', 'flush', 'ruleset'])
-  await happens(
+  await waitFor(
     'everything flushed',
     async () => (await nftChain('postrtg')).join('\n') === right.join('\n'),
   )
@@ -391,11 +392,11 @@ t.test('nftables: what others spoil is put back, and theirs is left alone', asyn
 t.test('and back to iptables; cleanup leaves nothing', async t => {
   await flannelctl(one, ['config', 'set', JSON.stringify({ Network: network })])
   await flannelctl(one, ['config', 'apply'])
-  await happens(
+  await waitFor(
     'the rules are back',
     async () => (await save('nat')) === masquerade(subnet),
   )
-  await happens('nftables has none', async () => (await nftChain('postrtg')).length === 0)
+  await waitFor('nftables has none', async () => (await nftChain('postrtg')).length === 0)
 
   await one.daemon.kill('SIGTERM')
   const { stdout } = await flannelctl(one, ['cleanup'])
@@ -415,7 +416,7 @@ t.test(
 
     await one.daemon.start()
 
-    await happens(
+    await waitFor(
       'they are there',
       async () => (await save('nat', '-legacy')) === masquerade(subnet),
     )
@@ -440,7 +441,7 @@ for (const isNft of [false, true])
     t.teardown(() => server.end('SIGKILL'))
     const source = new LabNode(pair.namespaceOf(1))
     const isSeen = async (target: string, by: string, as: string): Promise<void> => {
-      await happens(`${by} is seen by ${target} as ${as}`, async () => {
+      await waitFor(`${by} is seen by ${target} as ${as}`, async () => {
         const text = await seen(source, target, by)
         return text === as
       })

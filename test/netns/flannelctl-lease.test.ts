@@ -6,7 +6,8 @@
 import t from 'tap'
 import type { LabHost } from '../../cmd/flannelctl/lab/host.js'
 import { flannelctl } from '../helpers/flannelctl.js'
-import { happens, isRunning, openTestLab, subnetOf } from './open-test-lab.js'
+import { isRunning, openTestLab, reaches, subnetOf } from './open-test-lab.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const lab = await openTestLab(t, { name: 't-lease', hosts: 2 })
 const [one, two] = [lab.host(1), lab.host(2)]
@@ -36,11 +37,6 @@ async function reconnect(host: LabHost): Promise<void> {
   await host.makeContainer()
 }
 
-async function reaches(from: LabHost, to: LabHost): Promise<boolean> {
-  const [result] = await from.container.ping([to.container.address])
-  return result?.received === 1
-}
-
 t.test('a subnet is reserved for a host that is to come', async t => {
   const subnet = await freeSubnet()
 
@@ -52,17 +48,20 @@ t.test('a subnet is reserved for a host that is to come', async t => {
     (await leases()).find(lease => lease.subnet === subnet),
     { hostId: 'db-1', kind: 'reservation' },
   )
-  t.equal((await flannelctl(two, ['status'])).exitCode, 0, 'nobody complains of it')
+  await waitFor(
+    'nobody complains of it',
+    async () => (await flannelctl(two, ['status'])).exitCode === 0,
+  )
 
   const three = await lab.addHost(['--node-id=db-1'])
   t.equal(await subnetOf(three.daemon), subnet)
-  t.ok(await reaches(one, three))
+  await waitFor('packets flow', () => reaches(one, three))
 
   t.match(await flannelctl(one, ['lease', 'unreserve', subnet]), { exitCode: 0 })
-  await happens('the host goes on with a lease', async () =>
+  await waitFor('the host goes on with a lease', async () =>
     (await leases()).some(lease => lease.subnet === subnet && lease.kind === 'lease'),
   )
-  t.ok(await reaches(one, three))
+  await waitFor('packets flow', () => reaches(one, three))
 })
 
 t.test('what cannot be reserved is refused, with the reason', async t => {
@@ -89,7 +88,7 @@ t.test('a host is ordered to move, and containers find it there', async t => {
   await two.daemon.ready()
   t.equal(await subnetOf(two.daemon), to)
   await reconnect(two)
-  t.ok(await reaches(one, two))
+  await waitFor('packets flow', () => reaches(one, two))
   await two.daemon.kill('SIGTERM')
   await two.daemon.start()
   t.equal(await subnetOf(two.daemon), to, 'once is enough')
@@ -106,19 +105,20 @@ t.test('a host that is revoked holds nothing until it may again', async t => {
 
   t.match(await flannelctl(one, ['lease', 'revoke', '192.168.77.12']), { exitCode: 0 })
   t.notOk((await leases()).some(other => other.hostId === hostId))
-  t.match(await flannelctl(two, ['status']), {
-    exitCode: 3,
-    stdout: /an order bars this host from the network: flannelctl lease allow/,
+  await waitFor('it says why', async () => {
+    const { exitCode, stdout } = await flannelctl(two, ['status'])
+    const why = 'an order bars this host from the network: flannelctl lease allow'
+    return exitCode === 3 && stdout.includes(why)
   })
 
   t.match(await flannelctl(one, ['lease', 'allow', hostId]), { exitCode: 0 })
-  await happens('it holds its subnet again', async () => {
+  await waitFor('it holds its subnet again', async () => {
     const { lease } = await two.daemon.status()
     return lease?.subnet === subnet
   })
   await two.daemon.ready()
   await reconnect(two)
-  t.ok(await reaches(one, two))
+  await waitFor('packets flow', () => reaches(one, two))
 })
 
 t.test('the network says how full it is', async t => {
@@ -133,7 +133,7 @@ t.test('a host that releases its subnet ends, and its history tells', async t =>
   const { pid } = two.daemon
 
   t.match(await flannelctl(two, ['lease', 'release']), { exitCode: 0 })
-  await happens('the daemon has ended', () => !isRunning(pid))
+  await waitFor('the daemon has ended', () => !isRunning(pid))
   t.notOk((await leases()).some(lease => lease.subnet === subnet))
 
   const { stdout } = await flannelctl(two, ['lease', 'history'])

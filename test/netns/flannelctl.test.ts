@@ -11,13 +11,8 @@ import { inside } from '../../cmd/flannelctl/lab/namespaces.js'
 import { ETCD_ENDPOINT, underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
 import { flannelctl } from '../helpers/flannelctl.js'
 import { echoRequest, sendDatagram } from './forged-packets.js'
-import {
-  happens,
-  openTestLab,
-  startTraffic,
-  stopTraffic,
-  subnetOf,
-} from './open-test-lab.js'
+import { openTestLab, startTraffic, stopTraffic, subnetOf } from './open-test-lab.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const CONFIG = '/coreos.com/network/config'
 
@@ -161,7 +156,7 @@ t.test('drops says what was dropped, why, and who sent it', async t => {
   const [source, destination] = [two.container.address, one.container.address]
   await sendDatagram(stranger, one, echoRequest(source, destination))
 
-  await happens('the drop is counted', async () => {
+  await waitFor('the drop is counted', async () => {
     const { stdout } = await flannelctl(one, ['drops'])
     return /^1 +unknownSender .*--verify=inner/m.test(stdout)
   })
@@ -197,7 +192,7 @@ t.test('a key that cannot be read is shown, with an exit code', async t => {
   const leases = await flannelctl(one, ['leases'])
   t.equal(leases.exitCode, 3)
   t.match(leases.stderr, /unreadable: .*rubbish/)
-  await happens('the daemon shows it', async () =>
+  await waitFor('the daemon shows it', async () =>
     (await flannelctl(one, ['status'])).stdout.includes('subnets/rubbish'),
   )
 
@@ -253,12 +248,12 @@ t.test('config set stores nothing that strands a lease, unless forced', async t 
 t.test('a configuration that is only written otherwise changes nothing', async () => {
   await lab.etcd.ctl('put', CONFIG, '{ "network": "10.5.0.0/16" }')
   await lab.etcd.ctl('put', CONFIG, '{"Network":"10.5.0.0/33"}')
-  await happens('the daemon says why it would not start with it', async () =>
+  await waitFor('the daemon says why it would not start with it', async () =>
     (await flannelctl(one, ['status'])).stdout.includes('"10.5.0.0/33" is not an IP'),
   )
 
   await lab.etcd.ctl('put', CONFIG, '{ "network": "10.5.0.0/16" }')
-  await happens('all is well', async () => {
+  await waitFor('all is well', async () => {
     const { exitCode, stdout } = await flannelctl(one, ['status'])
     return exitCode === 0 && !stdout.includes('config')
   })
@@ -268,13 +263,13 @@ t.test('a changed configuration is pending until it is applied', async t => {
   const changed = '{"Network":"10.5.0.0/16","SubnetMax":"10.5.250.0"}'
   const set = await flannelctl(one, ['config', 'set', '--force', changed])
   t.equal(set.exitCode, 0, set.stderr)
-  await happens('the daemon notes it', async () =>
+  await waitFor('the daemon notes it', async () =>
     (await flannelctl(one, ['status'])).stdout.includes('flannelctl config apply'),
   )
 
   t.match(await flannelctl(one, ['config', 'apply']), { exitCode: 0 })
 
-  await happens('it is applied', async () => {
+  await waitFor('it is applied', async () => {
     const { stdout } = await flannelctl(one, ['status'])
     return /^daemon +ready/m.test(stdout) && !stdout.includes('config apply')
   })
@@ -291,7 +286,7 @@ t.test('another Network is taken up too, and nothing of the old one stays', asyn
 
   for (const host of [one, two]) await flannelctl(host, ['config', 'apply'])
 
-  await happens('both are ready with it', async () => {
+  await waitFor('both are ready with it', async () => {
     const all = await Promise.all([one, two].map(host => flannelctl(host, ['status'])))
     return all.every(
       ({ exitCode, stdout }) => exitCode === 0 && stdout.includes(`network  ${network}`),
@@ -325,7 +320,7 @@ t.test('with etcd away the host is asked, and says so', async t => {
     exitCode: 1,
     stderr: /etcd at http:\/\/192\.168\.77\.1:2379 is not available/,
   })
-  await happens('the daemon notices', async () => {
+  await waitFor('the daemon notices', async () => {
     const { exitCode, stdout } = await flannelctl(one, ['status'])
     return exitCode === 3 && stdout.includes('does not answer')
   })
@@ -349,8 +344,8 @@ t.test('a terminal that hangs up ends a daemon in the foreground', async t => {
     const status = await two.daemon.status().catch(() => undefined)
     return status?.phase ?? 'gone'
   }
-  await happens('it is ready', async () => (await phase()) === 'ready')
+  await waitFor('it is ready', async () => (await phase()) === 'ready')
   child.kill('SIGKILL')
-  await happens('it ends', async () => (await phase()) === 'gone')
+  await waitFor('it ends', async () => (await phase()) === 'gone')
   t.notMatch(await two.run(['ip', 'link']), 'flannel0', 'and forwarding with it')
 })

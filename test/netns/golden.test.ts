@@ -5,7 +5,8 @@
 import { readFile, writeFile } from 'node:fs/promises'
 import t from 'tap'
 import { flannelctl } from '../helpers/flannelctl.js'
-import { happens, openTestLab, subnetOf } from './open-test-lab.js'
+import { openTestLab, subnetOf } from './open-test-lab.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const GOLDEN = new URL('../../../test/golden/flannelctl.txt', import.meta.url)
 
@@ -92,7 +93,7 @@ async function normalizer(): Promise<(text: string) => string> {
 
 await t.test('all commands', async t => {
   const [a, b] = [one.container.address, two.container.address]
-  await happens('the ways are known, and the other host answers', async () => {
+  await waitFor('the ways are known, and the other host answers', async () => {
     const { stdout } = await flannelctl(one, ['peers'])
     const { exitCode, stderr } = await flannelctl(one, ['why', a, b])
     return stdout.includes(' 1500 ') && exitCode === 0 && stderr === ''
@@ -105,7 +106,7 @@ await t.test('all commands', async t => {
       // The other host is not to be asked too often.
       let result = await flannelctl(one, [...words, ...json])
       if (command.startsWith('why'))
-        await happens('the other host is free', async () => {
+        await waitFor('the other host is free', async () => {
           result = await flannelctl(one, [...words, ...json])
           return result.stderr === '' && result.exitCode === 0
         })

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { existingNamespaces } from '../../cmd/flannelctl/lab/namespaces.js'
 import { namespacesOf } from '../../cmd/flannelctl/lab/topology.js'
-import { happens } from './open-test-lab.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const PROGRAM = fileURLToPath(new URL('../../cmd/flannelctl.js', import.meta.url))
 const NAME = 't-cli'
@@ -84,7 +84,7 @@ async function nothingIsLeft(t: Test, namespaces: ReadonlySet<number>): Promise<
 
 t.test('lab run shows a working network and removes it', async t => {
   const demo = start('run')
-  await happens('the daemons are ready', () => demo.stdout().includes('are ready'))
+  await waitFor('the daemons are ready', () => demo.stdout().includes('are ready'))
   const namespaces = await identities()
 
   const { exitCode, stdout, stderr } = await demo.ended
@@ -106,7 +106,7 @@ for (const [when, words] of [
 ] as const) {
   t.test(`lab run removes everything when it is interrupted ${when}`, async t => {
     const demo = start('run')
-    await happens(`it says: ${words}`, () => demo.stdout().includes(words))
+    await waitFor(`it says: ${words}`, () => demo.stdout().includes(words))
     const namespaces = await identities()
 
     demo.child.kill('SIGINT')
@@ -142,7 +142,7 @@ t.test('lab up leaves a network to work in until lab down', async t => {
 
 t.test('lab down removes what a killed lab up has left', async t => {
   const up = start('up')
-  await happens('the lab is half built', async () => (await identities()).size > 1)
+  await waitFor('the lab is half built', async () => (await identities()).size > 1)
   up.child.kill('SIGSTOP')
   const refused = await start('down').ended
   up.child.kill('SIGKILL')

@@ -6,6 +6,7 @@
  * Each host has an overlay address of its own on lo, as a container would.
  */
 import { readFileSync } from 'node:fs'
+import { ETCDCTL_ENVIRONMENT } from '../../cmd/flannelctl/lab/etcd.js'
 import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Test } from 'tap'
@@ -19,7 +20,6 @@ import {
 } from '../../cmd/flannelctl/lab/namespaces.js'
 import { LabProcess } from '../../cmd/flannelctl/lab/process.js'
 import { parseVariables } from '../../lib/subnet/subnet-env.js'
-import { DEADLINE_MS, happens } from './open-test-lab.js'
 import type { PathStatus } from './open-test-lab.js'
 import { ownDirectory } from '../helpers/own-directory.js'
 import { tellLogs } from '../helpers/tell-logs.js'
@@ -107,8 +107,7 @@ export async function openPair(
         )
   const inside = async (side: Side, ...command: readonly string[]): Promise<string> =>
     await runInside(namespaceOf(side), amongMounts(side, command), {
-      timeoutMs: 30_000,
-      environment: { ETCDCTL_API: '3' },
+      environment: ETCDCTL_ENVIRONMENT,
     })
   const start = (side: Side, program: string, words: readonly string[]): LabProcess => {
     const log = join(directory, `${program}-${side}.log`)
@@ -126,12 +125,9 @@ export async function openPair(
     '--listen-peer-urls=http://127.0.0.1:2380',
   ])
   const put = ['put', '/coreos.com/network/config', JSON.stringify(config)]
-  await happens('etcd answers', async () => {
-    const done = inside(1, 'etcdctl', `--endpoints=${ETCD}`, ...put)
-    return await done.then(
-      () => true,
-      () => false,
-    )
+  await waitFor('etcd answers', async () => {
+    await inside(1, 'etcdctl', `--endpoints=${ETCD}`, ...put)
+    return true
   })
   const flagsOf = (side: Side) => ({
     'etcd-prefix': '/coreos.com/network',
@@ -160,20 +156,14 @@ export async function openPair(
   }
   const variables = await Promise.all(
     SIDES.map(async side =>
-      waitFor(
-        'the subnet file',
-        async () =>
-          await readFile(flagsOf(side)['subnet-file'], 'utf8').then(
-            text => parseVariables(text),
-            () => undefined,
-          ),
-        2 * DEADLINE_MS,
+      waitFor('the subnet file', async () =>
+        parseVariables(await readFile(flagsOf(side)['subnet-file'], 'utf8')),
       ),
     ),
   )
   for (const side of SIDES)
-    await happens('it knows the other', async () => {
-      const status = await askDaemon(flagsOf(side)).catch(() => undefined)
+    await waitFor('it knows the other', async () => {
+      const status = await askDaemon(flagsOf(side))
       return status !== undefined && knowsTheOther(status)
     })
   const addressOf = (side: Side, family: 4 | 6): string => {
@@ -219,9 +209,8 @@ export async function openPair(
   ): Promise<void> => {
     await stop(side, signal)
     startDaemon(side, more)
-    await happens('the daemon is ready', async () => {
-      // A child that the old one had just forked holds its socket until it runs something else.
-      const status = await askDaemon(flagsOf(side)).catch(() => undefined)
+    await waitFor('the daemon is ready', async () => {
+      const status = await askDaemon(flagsOf(side))
       return status?.phase === 'ready' && knowsTheOther(status)
     })
   }
@@ -239,7 +228,7 @@ export async function openPair(
       return await waitFor('a transfer', async () => {
         // Of the transfer before, the kernel may still hold the port.
         if (server.exit !== undefined) server = startServer()
-        const text = await inside(1, ...client, to, ...flags).catch(() => '{}')
+        const text = await inside(1, ...client, to, ...flags)
         const { end } = JSON.parse(text) as {
           end?: {
             sum_received?: { bits_per_second: number }
@@ -292,6 +281,12 @@ function knowsTheOther({ remotes = [] }: DaemonStatus): boolean {
   return remotes.length > 0
 }
 
+/** Waits until packets of `size` bytes pass. */
+export async function passes(pair: Pair, family: 4 | 6, size = 100): Promise<void> {
+  await waitFor(`IPv${family} passes`, () => reaches(pair, family, size, ['-W', '2']))
+}
+
+/** Whether one packet of `size` bytes is answered. */
 export async function reaches(
   pair: Pair,
   family: 4 | 6,
@@ -305,7 +300,7 @@ export async function reaches(
     '-c',
     '1',
     '-W',
-    '2',
+    '20',
     '-s',
     String(payload),
     ...more,

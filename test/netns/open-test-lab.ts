@@ -3,11 +3,8 @@ import type { LabDaemon } from '../../cmd/flannelctl/lab/daemon.js'
 import type { LabHost } from '../../cmd/flannelctl/lab/host.js'
 import { type Lab, type LabOptions, openLab } from '../../cmd/flannelctl/lab/lab.js'
 import { type RunningPing, startPing } from '../../cmd/flannelctl/lab/ping.js'
-import { until } from '../../cmd/flannelctl/lab/until.js'
 import { tellLogs } from '../helpers/tell-logs.js'
-
-/** Ten times what these machines need when nothing else runs on them. */
-export const DEADLINE_MS = 20_000
+import { waitFor } from '../helpers/wait-for.js'
 
 /** A lab that goes away with the test file. Its name is the file's own. */
 export async function openTestLab(
@@ -27,13 +24,10 @@ export async function openTestLab(
   return lab
 }
 
-/** Waits until a check says true. */
-export async function happens(
-  what: string,
-  check: () => Promise<boolean> | boolean,
-  deadlineMs = DEADLINE_MS,
-): Promise<void> {
-  await until(what, deadlineMs, async () => ((await check()) ? true : undefined))
+/** Whether a container reaches another now, in a second. */
+export async function reaches(from: LabHost, to: LabHost): Promise<boolean> {
+  const [result] = await from.container.ping([to.container.address], { timeoutMs: 1000 })
+  return result?.received === 1
 }
 
 /** Steady traffic from one host's container to another's, flowing when this resolves. */
@@ -42,9 +36,8 @@ export async function startTraffic(
   to: LabHost,
   intervalMs = 5,
 ): Promise<RunningPing> {
-  await happens(`${from.name} reaches ${to.name}`, async () => {
-    const [first] = await from.container.ping([to.container.address])
-    return first?.received === 1
+  await waitFor(`${from.name} reaches ${to.name}`, async () => {
+    return await reaches(from, to)
   })
   const received = async (): Promise<number> =>
     (await pathOf(to.daemon)).traffic['receivedPackets'] ?? 0
@@ -53,7 +46,7 @@ export async function startTraffic(
     count: 1_000_000,
     intervalMs,
   })
-  await happens('packets flow', async () => (await received()) > before + 10)
+  await waitFor('packets flow', async () => (await received()) > before + 10)
   return traffic
 }
 
@@ -81,7 +74,7 @@ export interface PathStatus {
 
 /** What one says that may be about to be replaced. */
 export async function pathOf(daemon: LabDaemon): Promise<PathStatus> {
-  return await until('the packet path', DEADLINE_MS, async () => {
+  return await waitFor('the packet path', async () => {
     const { backend } = await daemon.status()
     return (backend as { path?: PathStatus } | undefined)?.path
   })

@@ -1,14 +1,13 @@
 /** The packet path between two kernels, with IPv4 and IPv6 inside and outside. */
 import t from 'tap'
-import { DUAL, type Side, openPair, reaches } from './open-pair.js'
-import { happens } from './open-test-lab.js'
+import { DUAL, type Side, openPair, reaches, passes } from './open-pair.js'
 
 t.test('packets of both families travel in IPv4', async t => {
   const pair = await openPair(t, 'dual', DUAL)
   const mtu = Number(pair.variables[0]?.get('FLANNEL_MTU'))
   t.equal(mtu, 1472)
   for (const family of [4, 6] as const) {
-    await happens(`IPv${family} passes`, () => reaches(pair, family, 100))
+    await passes(pair, family)
     t.ok(await reaches(pair, family, mtu, ['-M', 'do']), 'a packet of the MTU')
     t.notOk(await reaches(pair, family, mtu + 1, ['-M', 'do']), 'and not of one more')
     t.ok(await reaches(pair, family, 4000), 'in pieces')
@@ -50,12 +49,13 @@ t.test('packets of both families travel in IPv4', async t => {
       [6, /Destination unreachable: Address unreachable/],
     ] as const) {
       const [from, to] = [pair.addressOf(1, family), pair.addressOf(2, family)]
-      const command = ['ping', '-c', '1', '-W', '2', '-I', from, to]
+      const command = ['ping', '-c', '1', '-W', '20', '-I', from, to]
       const refusal = await pair.inside(1, ...command).catch((error: unknown) => error)
       t.match(refusal, { stdout: says }, `IPv${family}`)
     }
     await pair.inside(1, 'ip', 'route', 'delete', ...route)
-    t.match((await pair.path(1)).drops, { sendFailed: 2 })
+    const { drops } = await pair.path(1)
+    t.ok((drops['sendFailed'] ?? 0) >= 2, JSON.stringify(drops))
     t.ok(await reaches(pair, 4, 100), 'and again once it can')
   })
 
@@ -93,7 +93,7 @@ t.test('a network of IPv6 alone travels in IPv6', async t => {
   const pair = await openPair(t, 'six', config)
   const mtu = Number(pair.variables[0]?.get('FLANNEL_MTU'))
   t.equal(mtu, 1452)
-  await happens('it passes', () => reaches(pair, 6, 100))
+  await passes(pair, 6)
   t.ok(await reaches(pair, 6, mtu, ['-M', 'do']), 'a packet of the MTU')
   const rate = await pair.transfer(6)
   t.comment(`${rate.toFixed(0)} Mbit/s`)

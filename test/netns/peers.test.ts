@@ -2,9 +2,9 @@
 import t from 'tap'
 import type { DaemonStatus } from '../../cmd/flannelctl/daemon-status.js'
 import { CommandError } from '../../lib/linux/run.js'
-import { type Side, openPair, reaches } from './open-pair.js'
-import { happens } from './open-test-lab.js'
+import { type Side, openPair, passes } from './open-pair.js'
 import { parsePrometheus } from '../reference/prometheus-text.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const NETWORK = { Network: '10.5.0.0/16' }
 const PROBING = ['--probe-rate=50', '--status-listen=127.0.0.1:9752']
@@ -34,7 +34,7 @@ async function tells(what: string, check: (path: Path) => boolean): Promise<Path
     last = await path()
     return last !== undefined && check(last)
   }
-  await happens(what, isSo, 150_000).catch((error: unknown) => {
+  await waitFor(what, isSo, 150_000).catch((error: unknown) => {
     throw new Error(`${String(error)}: ${JSON.stringify(last)}`)
   })
   if (last === undefined) throw new Error('there is no remote')
@@ -42,7 +42,7 @@ async function tells(what: string, check: (path: Path) => boolean): Promise<Path
 }
 
 t.test('a way that is well is measured', async t => {
-  await happens('packets pass', () => reaches(pair, 4, 100))
+  await passes(pair, 4)
   const { state, roundTripMs, overlayRoundTripMs, trouble } = await tells(
     'all is measured',
     peer => peer.pathMtu === 1500 && peer.overlayRoundTripMs !== null,
@@ -85,7 +85,7 @@ t.test('Prometheus is told the same', async t => {
 t.test('SIGHUP has certificates read again, and nothing else happens', async t => {
   const { pid } = await pair.status(1)
   process.kill(pid, 'SIGHUP')
-  await happens('it is told', async () =>
+  await waitFor('it is told', async () =>
     (await pair.log(1)).includes('reading certificates and password for etcd again'),
   )
   await run(1, `etcdctl --endpoints=http://192.0.2.1:2379 get x`)
@@ -149,7 +149,7 @@ t.test('a smaller path is found though nobody tells of it', async t => {
 
 t.test('without probes the command says so', async t => {
   await pair.restart(1, 'SIGTERM', ['--probe-rate=0'])
-  await happens('the peer is listed', async () =>
+  await waitFor('the peer is listed', async () =>
     /^10\.5\.\d+\.0\/24 +192\.0\.2\.2 +unknown +- +- +- +- +(23h5\dm|1d0h)$/m.test(
       await peersText(),
     ),

@@ -7,8 +7,8 @@ import t from 'tap'
 import { inside } from '../../cmd/flannelctl/lab/namespaces.js'
 import { netstatCounter } from '../helpers/netstat.js'
 import { Injector } from './injector.js'
-import { DUAL, type Pair, type Side, openPair, reaches } from './open-pair.js'
-import { happens } from './open-test-lab.js'
+import { DUAL, type Pair, type Side, openPair, reaches, passes } from './open-pair.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const UDP_LOAD = fileURLToPath(new URL('../../bench/path/udp-load.js', import.meta.url))
 
@@ -43,7 +43,7 @@ t.test('an underlay of long packets carries long packets', async t => {
   const mtu = Number(pair.variables[0]?.get('FLANNEL_MTU'))
   t.equal(mtu, 8972)
   for (const family of [4, 6] as const) {
-    await happens(`IPv${family} passes`, () => reaches(pair, family, 100))
+    await passes(pair, family)
     t.ok(await reaches(pair, family, mtu, ['-M', 'do']), 'a packet of the MTU')
     t.notOk(await reaches(pair, family, mtu + 1, ['-M', 'do']), 'and not of one more')
     t.ok(await reaches(pair, family, 20_000), 'in pieces')
@@ -54,8 +54,7 @@ t.test('an underlay of long packets carries long packets', async t => {
 })
 
 const pair = await openPair(t, 'rough', DUAL)
-for (const family of [4, 6] as const)
-  await happens(`IPv${family} passes`, () => reaches(pair, family, 100))
+for (const family of [4, 6] as const) await passes(pair, family)
 
 t.test('TCP goes both ways at once, on one stream and on many', async t => {
   for (const flags of [['--reverse'], ['--parallel=8'], ['--bidir', '--parallel=4']]) {
@@ -92,10 +91,14 @@ t.test('what cannot carry the mark is dropped, and counted', async t => {
     1,
     '{ type filter hook output priority 0; }; add rule ip rough c0 udp dport 8285 ip ecn set ce',
   )
-  t.notOk(await reaches(pair, 4, 100))
+  t.notOk(await reaches(pair, 4, 100, ['-W', '1']))
   await setRules(pair, 1)
   t.ok(await reaches(pair, 4, 100))
-  t.equal((await pair.path(2)).drops['congestion'], 1)
+  const count = await waitFor(
+    'it is counted',
+    async () => (await pair.path(2)).drops['congestion'],
+  )
+  t.ok(count >= 1, `${count} packets`)
 })
 
 t.test('TCP lives through lost packets', async t => {
@@ -177,7 +180,7 @@ t.test('a flood from a sender that segments its datagrams arrives whole', async 
   const sender = new Injector(t, pair.namespaceOf(1), source, destination, 4433)
   const before = await pair.path(1)
   // As QUIC does: up to 32 datagrams of one length, and a shorter one behind them.
-  const runs = Array.from({ length: 200 }, (_, index) =>
+  const runs = Array.from({ length: 100 }, (_, index) =>
     Array.from({ length: 1 + (index % 32) }, (_, place) =>
       Buffer.alloc(place === index % 32 && place > 0 ? 700 : 1200, index),
     ),

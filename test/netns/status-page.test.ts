@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { openLab } from '../../cmd/flannelctl/lab/lab.js'
-import { happens, startTraffic, stopTraffic, subnetOf } from './open-test-lab.js'
+import { startTraffic, stopTraffic, subnetOf } from './open-test-lab.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const PAGE = 'http://127.0.0.1:9752/'
 
@@ -41,7 +42,7 @@ function count(dom: string, what: RegExp): number {
 await t.test('a network that is well', async t => {
   const traffic = await startTraffic(one, two)
   let dom = ''
-  await happens(
+  await waitFor(
     'all answer, and packets are told of',
     async () => {
       dom = await browse('--dump-dom').catch(() => '')
@@ -67,7 +68,7 @@ await t.test('a host that goes away', async t => {
   const subnet = await subnetOf(three.daemon)
   await three.run(['ip', 'link', 'set', 'eth0', 'down'])
   let dom = ''
-  await happens(
+  await waitFor(
     'the page tells',
     async () => {
       dom = await browse('--dump-dom').catch(() => '')

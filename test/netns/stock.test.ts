@@ -12,7 +12,8 @@ import { measureTcp } from '../../cmd/flannelctl/lab/throughput.js'
 import { LabProcess } from '../../cmd/flannelctl/lab/process.js'
 import { run } from '../../lib/linux/run.js'
 import { flannelctl } from '../helpers/flannelctl.js'
-import { happens, isRunning, openTestLab, pathOf, subnetOf } from './open-test-lab.js'
+import { isRunning, openTestLab, pathOf, subnetOf } from './open-test-lab.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const RELAY = fileURLToPath(new URL('../../../bench/relay.c', import.meta.url))
 const PORT = '8285'
@@ -22,7 +23,7 @@ const [one, two] = [lab.host(1), lab.host(2)]
 const [subnet, remote] = [await subnetOf(two.daemon), await subnetOf(one.daemon)]
 
 async function expectPassing(): Promise<void> {
-  await happens('packets pass', async () => {
+  await waitFor('packets pass', async () => {
     const [result] = await one.container.ping([two.container.address], { timeoutMs: 500 })
     return result?.received === 1
   })
@@ -72,7 +73,7 @@ t.test('cleanup leaves nothing of ours, and all of others', async t => {
   const done = await flannelctl(two, ['cleanup'])
   t.equal(done.exitCode, 0, done.stderr)
   t.equal(done.stdout, dry.stdout.replaceAll('would remove', 'removed'))
-  await happens('the path ends', () => !isRunning(pid))
+  await waitFor('the path ends', () => !isRunning(pid))
   t.notMatch(await two.run(['ip', 'link', 'show']), /flannel0/)
   t.notMatch(await forwardRules(), /FLANNEL/)
   t.match(await forwardRules(), /203\.0\.113\.0/)
@@ -89,7 +90,7 @@ t.test('cleanup leaves nothing of ours, and all of others', async t => {
 t.test('a host of the old kind carries packets, at its own speed', async t => {
   const directory = t.testdir()
   const program = join(directory, 'relay')
-  await run('gcc', ['-O2', '-o', program, RELAY])
+  await run('gcc', ['-O2', '-o', program, RELAY], { timeoutMs: 60_000 })
   const key = `/coreos.com/network/subnets/${subnet.replace('/', '-')}`
   const granted = await lab.etcd.ctl('lease', 'grant', '3600')
   const [, lease = ''] = /lease (\w+) granted/.exec(granted) ?? []
@@ -105,7 +106,7 @@ t.test('a host of the old kind carries packets, at its own speed', async t => {
     outlive: false,
   })
   t.teardown(() => relay.end('SIGKILL'))
-  await happens('it has its device', async () =>
+  await waitFor('it has its device', async () =>
     (await two.run(['ip', '-brief', 'link', 'show'])).includes('flannel0'),
   )
   const network = `${subnet.replace(/\/.*/, '')}/16`

@@ -2,9 +2,8 @@
 import t from 'tap'
 import { startPing } from '../../cmd/flannelctl/lab/ping.js'
 import { expectRepair } from './drift.js'
-import { DUAL, type Side, openPair, reaches } from './open-pair.js'
+import { DUAL, type Side, openPair, reaches, passes } from './open-pair.js'
 import { waitFor } from '../helpers/wait-for.js'
-import { happens } from './open-test-lab.js'
 
 const CONFIG = '/coreos.com/network/config'
 const ETCD = '--endpoints=http://192.0.2.1:2379'
@@ -15,8 +14,7 @@ const run = (side: Side, line: string): Promise<string> =>
   pair.inside(side, ...line.split(' '))
 
 async function everybodyReaches(): Promise<void> {
-  for (const family of [4, 6] as const)
-    await happens(`IPv${family} passes`, () => reaches(pair, family, 100))
+  for (const family of [4, 6] as const) await passes(pair, family)
 }
 
 await everybodyReaches()
@@ -81,6 +79,7 @@ for (const [backend, left] of STEPS) {
     const traffic = startPing(pair.namespaceOf(1), [pair.addressOf(2, 4)], {
       count: 60_000,
       intervalMs: 1,
+      timeoutMs: 1000,
     })
     const config = JSON.stringify({ ...DUAL, Backend: backend })
     await pair.inside(1, 'etcdctl', ETCD, 'put', CONFIG, config)
@@ -89,7 +88,7 @@ for (const [backend, left] of STEPS) {
 
     await everybodyReaches()
     for (const side of [1, 2] as const)
-      await happens('only that is left', async () => {
+      await waitFor('only that is left', async () => {
         const found = await ours(side)
         return JSON.stringify(found) === JSON.stringify(left)
       }).catch(async () => {
@@ -115,7 +114,7 @@ for (const [backend, left] of STEPS) {
 t.test('a quarrel is named, and left for a minute', async t => {
   const [route = ''] = (await run(1, 'ip route show proto 76')).split('\n')
   const destination = route.split(' ')[0] ?? ''
-  const isLeft = async (): Promise<boolean> =>
+  const isBack = async (): Promise<boolean> =>
     (await run(1, 'ip route show proto 76')).includes(destination)
 
   const told = new RegExp(
@@ -126,10 +125,10 @@ t.test('a quarrel is named, and left for a minute', async t => {
   let repairs = 0
   for (; repairs < 12; repairs++) {
     await run(1, `ip route delete ${destination}`)
-    const isOver = await waitFor('it is back, or left', async () =>
-      (await isTold()) ? true : (await isLeft()) ? false : undefined,
+    const what = await waitFor('it is back, or left', async () =>
+      (await isTold()) ? 'left' : (await isBack()) && 'back',
     )
-    if (isOver) break
+    if (what === 'left') break
   }
 
   t.equal(repairs, 5, 'put back five times')

@@ -1,8 +1,8 @@
 /** What others do to the device of the udp backend is put right. */
 import t from 'tap'
 import { type Drift, expectRepair } from './drift.js'
-import { DUAL, openPair, reaches } from './open-pair.js'
-import { happens } from './open-test-lab.js'
+import { DUAL, openPair, passes } from './open-pair.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const pair = await openPair(t, 'drift', { ...DUAL, Backend: { Type: 'udp' } })
 
@@ -25,8 +25,7 @@ async function state(): Promise<string> {
 }
 
 async function everybodyReaches(): Promise<void> {
-  for (const family of [4, 6] as const)
-    await happens(`IPv${family} passes`, () => reaches(pair, family, 100))
+  for (const family of [4, 6] as const) await passes(pair, family)
 }
 
 await everybodyReaches()
@@ -56,7 +55,7 @@ t.test('a device that is deleted while no daemon runs ends its path', async t =>
   await pair.stop(1, 'SIGKILL')
   await run('ip link delete flannel0')
 
-  await happens('the path ends', () => {
+  await waitFor('the path ends', () => {
     try {
       return !process.kill(pid, 0)
     } catch {

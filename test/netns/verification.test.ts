@@ -8,8 +8,7 @@ import { type PacketFields, ipPacket } from '../helpers/packets.js'
 import { waitFor } from '../helpers/wait-for.js'
 import { referenceChecksum } from '../reference/checksum.js'
 import { Injector } from './injector.js'
-import { DUAL, type Pair, openPair, reaches } from './open-pair.js'
-import { happens } from './open-test-lab.js'
+import { DUAL, type Pair, openPair, reaches, passes } from './open-pair.js'
 
 const PORT = 8472
 const STRANGER = '192.0.2.77'
@@ -21,8 +20,7 @@ const pair = await openPair(t, 'verify', VXLAN, { flags: ['--iptables-resync=1']
 const run = (line: string): Promise<string> => pair.inside(2, ...line.split(' '))
 await pair.inside(1, 'ip', 'address', 'add', `${STRANGER}/24`, 'dev', 'eth0')
 await pair.inside(1, 'ip', 'address', 'add', `${STRANGER6}/64`, 'dev', 'eth0', 'nodad')
-for (const family of [4, 6] as const)
-  await happens('packets pass', () => reaches(pair, family, 100))
+for (const family of [4, 6] as const) await passes(pair, family)
 
 const injector = (from: string, to: string): Injector =>
   new Injector(t, pair.namespaceOf(1), from, to, PORT)
@@ -135,13 +133,13 @@ t.test('honest packets of both families are taken, by this very way', async t =>
   const before = await taken()
   await holder.send([frame(echo())])
   await holder6.send([frame6(echo6())])
-  await happens('they are', async () => (await taken()) === before + 2)
+  await waitFor('they are', async () => (await taken()) === before + 2)
   t.strictSame(await drops(), {})
 })
 
 for (const [what, by, packet, reason] of FORGED)
   t.test(`${what} is dropped as ${reason}`, async t => {
-    await happens('the path is quiet', async () => {
+    await waitFor('the path is quiet', async () => {
       const first = await taken()
       return first === (await taken())
     })
@@ -149,7 +147,7 @@ for (const [what, by, packet, reason] of FORGED)
 
     await by.send([packet])
 
-    await happens('it is counted', async () => {
+    await waitFor('it is counted', async () => {
       const now = await drops()
       return now[reason] === (before[reason] ?? 0) + 1
     })
@@ -171,7 +169,7 @@ t.test('pieces of a datagram do not get by', async t => {
 
   await stranger6.send([frame6(long)])
 
-  await happens('it is counted', async () => ((await drops())['fragment'] ?? 0) > 0)
+  await waitFor('it is counted', async () => ((await drops())['fragment'] ?? 0) > 0)
   t.strictSame(await drops(), { ...before, fragment: 1 })
   t.equal(await taken(), takenBefore)
 })
@@ -184,7 +182,7 @@ t.test("another tool's VNI on the same port is not ours to judge", async t => {
   const packet = frame(echo({ source: NOBODY }), { vni: 99, to: '02:00:00:00:00:99' })
   await stranger.send([packet])
 
-  await happens('it arrives', async () => (await received('other')) > 0)
+  await waitFor('it arrives', async () => (await received('other')) > 0)
   t.strictSame(await drops(), before)
 })
 
@@ -211,13 +209,13 @@ t.test(
     ] as const) {
       await run(line)
       const begin = performance.now()
-      await happens(what, async () => {
+      await waitFor(what, async () => {
         const now = await run(`nft -s -t list table ${TABLE}`).catch(() => '')
         return now === right
       })
       t.pass(`${what}: right after ${(performance.now() - begin).toFixed(0)} ms`)
       await stranger.send([frame(echo())])
-      await happens('it is counted', async () => {
+      await waitFor('it is counted', async () => {
         const now = await drops()
         return (now['unknownSender'] ?? 0) > 0
       })
@@ -239,15 +237,15 @@ t.test(
     await pair.restart(2, 'SIGKILL', ['--verify=inner'])
     const [inner, innerTaken] = [await drops(), await taken()]
     await stranger.send([frame(echo())])
-    await happens('it is taken', async () => (await taken()) > innerTaken)
+    await waitFor('it is taken', async () => (await taken()) > innerTaken)
     await stranger.send([frame(echo({ source: NOBODY }))])
-    await happens('and the other not', async () => {
+    await waitFor('and the other not', async () => {
       const now = await drops()
       return now['wrongSource'] === (inner['wrongSource'] ?? 0) + 1
     })
 
     await pair.restart(2, 'SIGKILL', ['--verify=off'])
-    await happens(
+    await waitFor(
       'no table of ours is left',
       async () => !(await run('nft list tables')).includes('flanneld'),
     )
@@ -259,8 +257,7 @@ t.test('host-gw takes no container address that is routed another way', async t 
   const etcd = '--endpoints=http://192.0.2.1:2379'
   await pair.inside(1, 'etcdctl', etcd, 'put', '/coreos.com/network/config', config)
   await Promise.all(([1, 2] as const).map(side => pair.restart(side, 'SIGTERM', [])))
-  for (const family of [4, 6] as const)
-    await happens('packets pass', () => reaches(pair, family, 100))
+  for (const family of [4, 6] as const) await passes(pair, family)
   // Most hosts have a default route, by which anybody would be answered.
   await run('ip route add default via 192.0.2.9')
   const before = await drops()
@@ -296,7 +293,7 @@ t.test('with subnets of other lengths', async t => {
   const config = { ...DUAL, ...lengths, Backend: { Type: 'vxlan', DirectRouting: false } }
   const odd = await openPair(t, 'verify-odd', config)
   for (const family of [4, 6] as const) {
-    await happens('packets pass', () => reaches(odd, family, 100))
+    await passes(odd, family)
     const before = await drops(odd)
     t.ok((await odd.transfer(family)) > 10)
     t.strictSame(await drops(odd), before)

@@ -11,7 +11,8 @@ import { ipInside } from '../../cmd/flannelctl/lab/namespaces.js'
 import { startPing } from '../../cmd/flannelctl/lab/ping.js'
 import { measureTcp } from '../../cmd/flannelctl/lab/throughput.js'
 import { flannelctl } from '../helpers/flannelctl.js'
-import { happens, openTestLab, subnetOf } from './open-test-lab.js'
+import { openTestLab, subnetOf } from './open-test-lab.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const OTHER = '/other/network'
 
@@ -29,7 +30,7 @@ async function everybodyReaches(): Promise<void> {
     hosts.map(async from => {
       const others = hosts.filter(to => to !== from)
       const targets = others.map(to => to.container.address)
-      await happens(`${from.name} reaches the others`, async () => {
+      await waitFor(`${from.name} reaches the others`, async () => {
         const results = await from.container.ping(targets, { timeoutMs: 500 })
         return results.every(({ received }) => received === 1)
       })
@@ -67,10 +68,10 @@ t.test('flannelctl knows the ways', async t => {
   t.equal(exitCode, 0, stdout)
   t.equal(stdout.match(/ vxlan +flannel\.1 +10\.5\.\d+\.0 +ok$/gm)?.length, 2)
   await ip(one, 'link set flannel.1 down')
-  await happens('it is repaired', async () =>
+  await waitFor('it is repaired', async () =>
     (await ip(one, 'link show dev flannel.1')).includes('UP'),
   )
-  await happens('and the ways are right', async () => {
+  await waitFor('and the ways are right', async () => {
     const again = await flannelctl(one, ['routes'])
     return again.exitCode === 0
   })
@@ -85,12 +86,12 @@ t.test('what keeps a host from being right is in its status', async t => {
     'link add flannel.1 type bridge',
   ])
 
-  await happens('it says so', async () => (await trouble()).includes('there is a device'))
+  await waitFor('it says so', async () => (await trouble()).includes('there is a device'))
   const { exitCode, stdout } = await flannelctl(two, ['status'])
   t.equal(exitCode, 3)
   t.match(stdout, /^trouble +backend: there is a device flannel\.1 of kind bridge/m)
   await ip(two, 'link delete flannel.1')
-  await happens('and that it is over', async () => (await trouble()) === '')
+  await waitFor('and that it is over', async () => (await trouble()) === '')
   await everybodyReaches()
 })
 
@@ -119,7 +120,7 @@ t.test('and back to its address while it runs, with the MAC address it has', asy
   await ip(three, 'address add 192.168.77.13/24 dev eth0')
   const begin = performance.now()
 
-  await happens('the others know', async () => {
+  await waitFor('the others know', async () => {
     const fdb = await two.run(['bridge', 'fdb', 'show', 'dev', 'flannel.1'])
     return fdb.includes(`${before} dst 192.168.77.13`)
   })
@@ -144,7 +145,7 @@ t.test('a second daemon with a VNI of its own, on the same hosts', async t => {
   }
 
   const [first = '', second = ''] = addresses
-  await happens('it is reached', async () => {
+  await waitFor('it is reached', async () => {
     const ping = ['ping', '-c', '1', '-W', '1', '-I', first, second]
     return await one.run(ping).then(
       () => true,
@@ -225,7 +226,7 @@ t.test('a host of the old kind: what flannel does, done by hand', async t => {
   t.ok(bitsPerSecond > 1e7, `${(bitsPerSecond / 1e6).toFixed(0)} Mbit/s`)
 
   await lab.etcd.ctl('lease', 'revoke', lease)
-  await happens('a host that is gone leaves nothing behind', async () => {
+  await waitFor('a host that is gone leaves nothing behind', async () => {
     const fdb = await one.run(['bridge', 'fdb', 'show', 'dev', 'flannel.1'])
     const routes = await ip(one, 'route show proto 76')
     return !fdb.includes(mac) && !routes.includes(base)
@@ -241,6 +242,7 @@ for (const backend of [{ Type: 'host-gw' }, { Type: 'vxlan', VNI: 9 }])
     const traffic = startPing(one.container.namespace, [two.container.address], {
       count: 60_000,
       intervalMs: 1,
+      timeoutMs: 1000,
     })
     const config = JSON.stringify({ Network: lab.network, Backend: backend })
     t.match(await flannelctl(one, ['config', 'set', config]), { exitCode: 0 })
@@ -249,14 +251,14 @@ for (const backend of [{ Type: 'host-gw' }, { Type: 'vxlan', VNI: 9 }])
       t.match(await flannelctl(host, ['config', 'apply']), { exitCode: 0 })
 
     for (const host of hosts)
-      await happens('it is taken up', async () => {
+      await waitFor('it is taken up', async () => {
         const { backend: now, phase } = await host.daemon.status()
         return phase === 'ready' && now?.type === backend.Type
       })
     await everybodyReaches()
     for (const host of hosts) {
       const device = { 'host-gw': '', vxlan: 'flannel.9' }[backend.Type]
-      await happens(`${host.name} has no other device`, async () => {
+      await waitFor(`${host.name} has no other device`, async () => {
         const links = await ip(host, '-brief link show')
         return (links.match(/^flannel\S*/gm) ?? []).join(' ') === device
       })

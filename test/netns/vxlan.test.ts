@@ -2,8 +2,8 @@
 import t from 'tap'
 import { startPing } from '../../cmd/flannelctl/lab/ping.js'
 import { type Drift, expectRepair } from './drift.js'
-import { DUAL, type Side, openPair, reaches } from './open-pair.js'
-import { happens } from './open-test-lab.js'
+import { DUAL, type Side, openPair, reaches, passes } from './open-pair.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const NETWORK = '/coreos.com/network'
 
@@ -35,8 +35,7 @@ async function kernelState(side: Side): Promise<string> {
 }
 
 async function everybodyReaches(): Promise<void> {
-  for (const family of [4, 6] as const)
-    await happens(`IPv${family} passes`, () => reaches(pair, family, 100))
+  for (const family of [4, 6] as const) await passes(pair, family)
 }
 
 await everybodyReaches()
@@ -166,7 +165,7 @@ t.test('what a host left that is gone is removed at the next start', async t => 
   await run(2, 'ip route add 203.0.113.0/24 via 192.0.2.9 dev eth0 proto 76')
   await pair.restart(2, 'SIGKILL', [])
 
-  await happens('it is removed', async () => {
+  await waitFor('it is removed', async () => {
     const routes = await run(2, 'ip route show')
     return !routes.includes('10.5.254.0')
   })
@@ -178,7 +177,7 @@ t.test('the MTU of the underlay is followed', async t => {
   const begin = performance.now()
 
   for (const side of [1, 2] as const)
-    await happens('containers are told', async () => {
+    await waitFor('containers are told', async () => {
       const environment = await pair.environment(side)
       return environment.get('FLANNEL_MTU') === '1330'
     })

@@ -7,7 +7,8 @@ import { ipInside } from '../../cmd/flannelctl/lab/namespaces.js'
 import { hostAddress, underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
 import { flannelctl } from '../helpers/flannelctl.js'
 import { type Answer, type Case, NOTHING, diagnose, expectCause } from './diagnosis.js'
-import { happens, pathOf, subnetOf } from './open-test-lab.js'
+import { pathOf, subnetOf } from './open-test-lab.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const NAME = 't-why'
 const PORT = 765
@@ -55,7 +56,7 @@ const sh = (node: LabNode, command: string) => (): Promise<string> =>
   node.run(['sh', '-c', command])
 
 await t.test('a way that is well', async t => {
-  await happens('the other host listens', async () => {
+  await waitFor('the other host listens', async () => {
     const { stderr } = await flannelctl(here, ['why', a, b])
     return stderr === ''
   })
@@ -65,13 +66,13 @@ await t.test('a way that is well', async t => {
     [here.address, there.address],
     [a, a],
   ] as const) {
-    await happens(`${from} to ${to} is free to ask`, async () => {
+    await waitFor(`${from} to ${to} is free to ask`, async () => {
       const said = await flannelctl(here, ['why', from, to])
       return said.exitCode === 0 && said.stdout === '' && said.stderr === ''
     })
     t.pass(`nothing is said of ${from} to ${to}`)
   }
-  await happens('every step of both hosts is told of', async () => {
+  await waitFor('every step of both hosts is told of', async () => {
     const { stdout } = await flannelctl(here, ['why', '--verbose', a, b])
     return /^route: ok$/m.test(stdout) && /^route on 192\.168\.77\.12: ok$/m.test(stdout)
   })
@@ -161,7 +162,7 @@ await breaks('the way takes shorter packets only', {
     ])
     let last = NOTHING
     // A daemon follows its interface a moment later: what is left for that moment is not the end.
-    await happens(
+    await waitFor(
       'all of it is told of, and mended',
       async () => {
         last = await why()
@@ -203,7 +204,7 @@ await t.test('nobody has the address', async t => {
   const nobody = b.replace(/\.\d+$/, '.77')
   const check = `container on ${hostAddress(2)}`
   let answer = await why(a, nobody)
-  await happens('the other host is free', async () => {
+  await waitFor('the other host is free', async () => {
     answer = await why(a, nobody)
     return answer.checks[0] === check
   }).catch(() => undefined)

@@ -2,7 +2,8 @@
 import t from 'tap'
 import { measureTcp } from '../../cmd/flannelctl/lab/throughput.js'
 import { flannelctl } from '../helpers/flannelctl.js'
-import { happens, openTestLab } from './open-test-lab.js'
+import { openTestLab } from './open-test-lab.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const lab = await openTestLab(t, {
   name: 't-wg3',
@@ -18,7 +19,7 @@ t.test('every container reaches every other, up to the MTU', async t => {
   for (const from of hosts)
     for (const to of hosts.filter(host => host !== from)) {
       const ping = ['ping', '-c', '1', '-W', '2', '-M', 'do', to.container.address]
-      await happens(`${from.name} reaches ${to.name}`, async () =>
+      await waitFor(`${from.name} reaches ${to.name}`, async () =>
         from.container.run([...ping, '-s', String(1420 - 28)]).then(
           text => text.includes(' 1 received'),
           () => false,
@@ -48,7 +49,7 @@ t.test('what a container sends is seen by nobody on the underlay', async t => {
 })
 
 t.test('peers tell when each side has agreed on keys last', async t => {
-  await happens('all are up', async () => {
+  await waitFor('all are up', async () => {
     const { exitCode, stdout } = await flannelctl(one, ['peers'])
     return exitCode === 0 && stdout.match(/ up .* \d+s ago$/gm)?.length === 2
   })
@@ -64,7 +65,7 @@ t.test('a host with another preshared key is told from one that is away', async 
     JSON.stringify({ Network: '10.5.0.0/16', Backend: { Type: 'wireguard', PSK: psk } }),
   )
   await three.daemon.start()
-  await happens(
+  await waitFor(
     'it is told',
     async () => {
       const { exitCode, stdout } = await flannelctl(three, ['peers'])

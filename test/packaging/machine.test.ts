@@ -12,10 +12,9 @@ import t from 'tap'
 import { Lab } from '../../cmd/flannelctl/lab/lab.js'
 import { COMMANDS } from '../../cmd/flannelctl/commands.js'
 import { ETCD_ADDRESS } from '../../cmd/flannelctl/lab/topology.js'
-import { until } from '../../cmd/flannelctl/lab/until.js'
 import { run } from '../../lib/linux/run.js'
-import { happens as happensWithin } from '../netns/open-test-lab.js'
 import { Machine } from './machine.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url))
 const FIRST = JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8')) as {
@@ -85,12 +84,6 @@ for name in sh sleep ping; do ln -s busybox box/bin/$name; done
 tar -C box -c . | docker import - box
 docker run --detach --restart=always --stop-signal=KILL --name=box box /bin/sleep 100000`
 
-/** systemd, Docker and dpkg take their time before what is waited for begins. */
-const DEADLINE_MS = 60_000
-
-const happens = (what: string, check: () => Promise<boolean>): Promise<void> =>
-  happensWithin(what, check, DEADLINE_MS)
-
 /** The number of its daemon, once that is ready; undefined till then. */
 async function readyPid(machine: Machine): Promise<string | undefined> {
   const properties = '--property=ActiveState --property=MainPID'
@@ -100,7 +93,7 @@ async function readyPid(machine: Machine): Promise<string | undefined> {
 
 /** Waits until another daemon is ready. */
 async function otherDaemon(machine: Machine, before: string | undefined): Promise<void> {
-  await happens('another daemon is ready', async () => {
+  await waitFor('another daemon is ready', async () => {
     const pid = await readyPid(machine)
     return pid !== undefined && pid !== before
   })
@@ -120,7 +113,7 @@ async function startPing(): Promise<() => Promise<number>> {
     )
   const flow = async (more: number): Promise<void> => {
     const { length } = await replies()
-    await happens('packets flow', async () => (await replies()).length > length + more)
+    await waitFor('packets flow', async () => (await replies()).length > length + more)
   }
   await flow(20)
   return async () => {
@@ -133,8 +126,8 @@ async function startPing(): Promise<() => Promise<number>> {
 
 /** What its daemon holds, which may be about to join the network again. */
 const subnetOf = (machine: Machine): Promise<string> =>
-  until('the daemon has a subnet', DEADLINE_MS, async () => {
-    const text = await machine.shell('flannelctl status --json').catch(() => '{}')
+  waitFor('the daemon has a subnet', async () => {
+    const text = await machine.shell('flannelctl status --json')
     return (JSON.parse(text) as { lease?: { subnet: string } }).lease?.subnet
   })
 
@@ -194,7 +187,7 @@ await t.test('flanneld runs in its unit', async t => {
     Number(/^Seccomp_filters:\s(\d+)/m.exec(text)?.[1])
   const path = await one.shell('cat /proc/$(pgrep -x flanneld-path)/status')
   t.equal(filters(path), filters(status) + 1, 'and once more by the packet path')
-  await happens('systemd knows how it goes', async () =>
+  await waitFor('systemd knows how it goes', async () =>
     (await one.shell('systemctl show -p StatusText flanneld')).startsWith(
       'StatusText=10.5.',
     ),
@@ -242,7 +235,7 @@ await t.test('it is started again, and its packets go on', async t => {
   await one.shell('systemctl daemon-reload && systemctl restart flanneld')
   const before = await readyPid(one)
   await one.shell('systemctl reload flanneld')
-  await happens('it is ready again', async () => (await readyPid(one)) !== undefined)
+  await waitFor('it is ready again', async () => (await readyPid(one)) !== undefined)
   t.equal(await readyPid(one), before, 'the same, which has read its files again')
 })
 
@@ -262,10 +255,10 @@ await t.test('every backend runs within the limits of the unit', async t => {
     await one.shell(`flannelctl config set '${config}' && flannelctl config apply`)
     await two.shell('flannelctl config apply')
     for (const machine of machines)
-      await happens(`${type} is there`, async () =>
+      await waitFor(`${type} is there`, async () =>
         (await machine.shell('flannelctl status').catch(() => '')).includes(type),
       )
-    await happens(
+    await waitFor(
       `${type} carries packets`,
       async () =>
         await one.shell(`docker exec box ping -c 1 -W 1 ${to}`).then(
@@ -279,7 +272,7 @@ await t.test('every backend runs within the limits of the unit', async t => {
 
 /** Waits until Docker of the second host has the subnet that is leased. */
 async function dockerFollows(): Promise<void> {
-  await happens('Docker has the subnet', async () => {
+  await waitFor('Docker has the subnet', async () => {
     const address = (await subnetOf(two)).replace('.0/', '.1/')
     return (await two.shell('ip address show docker0')).includes(address)
   })
@@ -342,7 +335,7 @@ await t.test('the commands of the README', async t => {
     await t.resolves(enter(two, line), line)
     if (line.includes('revoke')) await two.shell(`flannelctl lease allow ${names.HOST}`)
     if (!line.includes('release')) continue
-    await happens('the daemon has left', async () => (await readyPid(two)) === undefined)
+    await waitFor('the daemon has left', async () => (await readyPid(two)) === undefined)
     await two.shell('systemctl start flanneld')
   }
   t.match(await two.shell('flannelctl lease history'), moved)
@@ -358,7 +351,7 @@ await t.test('the commands in the sentences of the README', async t => {
   for (const line of lines) {
     await t.resolves(enter(two, line), line)
     if (!/lease release|-s INT/.test(line)) continue
-    await happens('the daemon has ended', async () => (await readyPid(two)) === undefined)
+    await waitFor('the daemon has ended', async () => (await readyPid(two)) === undefined)
     if (line.includes('INT'))
       await t.rejects(two.shell('ip link show flannel0'), 'its device is gone')
     await two.shell('systemctl start flanneld')
@@ -441,7 +434,7 @@ WantedBy=multi-user.target
     await two.shell('systemctl is-active flannel flanneld || true')
   t.match(await takeover('--dry-run'), /no flannel runs on this host/)
   await two.shell('systemctl enable --now flannel')
-  await happens('flannel has written its file', async () =>
+  await waitFor('flannel has written its file', async () =>
     (await two.shell('cat /run/flannel/subnet.env || true')).includes(address),
   )
 
@@ -474,11 +467,11 @@ WantedBy=multi-user.target
   await two.shell(`rm ${dropIn}/fail.conf && systemctl daemon-reload`)
 
   for (const wayBack of ['takeover', 'by hand']) {
-    await happens('flannel has written its file', async () =>
+    await waitFor('flannel has written its file', async () =>
       (await two.shell('cat /run/flannel/subnet.env || true')).includes(address),
     )
     t.match(await two.shell(go), `flanneld is ready with ${held}`)
-    await happens(
+    await waitFor(
       'systemd says so',
       async () => (await isActive()) === 'inactive\nactive\n',
     )
@@ -487,7 +480,7 @@ WantedBy=multi-user.target
       'FLANNEL-POSTRTG',
       'its settings count',
     )
-    await happens(
+    await waitFor(
       'packets flow',
       async () =>
         await one

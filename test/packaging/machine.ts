@@ -4,11 +4,9 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import { LabProcess } from '../../cmd/flannelctl/lab/process.js'
-import { until } from '../../cmd/flannelctl/lab/until.js'
 import { type RunOptions, run } from '../../lib/linux/run.js'
+import { waitFor } from '../helpers/wait-for.js'
 
-/** Ten times what systemd needs to start its basic target. */
-const BOOT_DEADLINE_MS = 60_000
 const COMMAND_TIMEOUT_MS = 120_000
 
 const BOOT = fileURLToPath(
@@ -46,7 +44,7 @@ export class Machine {
       await removeControlGroups(name)
       await rm(directory, { recursive: true })
     })
-    return await until(`${name} boots`, BOOT_DEADLINE_MS, async () => {
+    return await waitFor(`${name} boots`, async () => {
       if (process.exit !== undefined)
         throw new Error(`${name} does not boot:\n${await readFile(log, 'utf8')}`)
       const pid = await childOf(process.pid)
@@ -99,7 +97,7 @@ async function removeControlGroups(name: string): Promise<void> {
   const mounts = await readFile('/proc/mounts', 'utf8')
   for (const [, at = ''] of mounts.matchAll(/^\S+ (\S+) cgroup2? /gm)) {
     const group = join(at, name)
-    await until(`${group} is gone`, BOOT_DEADLINE_MS, async () => {
+    await waitFor(`${group} is gone`, async () => {
       await run('sh', [
         '-c',
         'find "$1" -depth -type d -exec rmdir {} \\; 2>&1 || true',

@@ -1,8 +1,8 @@
 /** Two hosts on ipip, in a kernel that has it: npm run test:uml. */
 import t from 'tap'
 import { expectRepair } from '../netns/drift.js'
-import { type Side, openPair, reaches } from '../netns/open-pair.js'
-import { happens } from '../netns/open-test-lab.js'
+import { type Side, openPair, reaches, passes } from '../netns/open-pair.js'
+import { waitFor } from '../helpers/wait-for.js'
 
 const ETCD = '--endpoints=http://192.0.2.1:2379'
 const NETWORK = { Network: '10.5.0.0/16', SubnetMax: '10.5.239.0' }
@@ -21,7 +21,7 @@ const run = (side: Side, line: string): Promise<string> =>
   pair.inside(side, ...line.split(' '))
 
 t.test("packets pass, by flannel's device and routes", async t => {
-  await happens('packets pass', () => reaches(pair, 4, 100))
+  await passes(pair, 4)
   t.equal(pair.variables[0]?.get('FLANNEL_MTU'), '1480')
   t.ok(await reaches(pair, 4, 1480, ['-M', 'do']), 'a packet of the MTU')
   t.notOk(await reaches(pair, 4, 1481, ['-M', 'do']), 'and none that is larger')
@@ -55,7 +55,7 @@ t.test('what others change is put right', async t => {
     ['another local address', 'ip link change flannel.ipip type ipip local 192.0.2.99'],
   ] as const)
     await expectRepair(t, [what, () => run(1, line)], state, right)
-  await happens('packets pass', () => reaches(pair, 4, 100))
+  await passes(pair, 4)
 })
 
 t.test('a tunnel of somebody else stays as it is', async () => {
@@ -70,7 +70,7 @@ t.test('a tunnel of somebody else stays as it is', async () => {
     await run(side, `ip address add 172.20.0.${side}/24 dev theirs`)
     await run(side, 'ip link set theirs up')
   }
-  await happens('it carries packets', async () =>
+  await waitFor('it carries packets', async () =>
     run(1, 'ping -c 1 -W 1 172.20.0.2').then(
       () => true,
       () => false,
@@ -83,8 +83,8 @@ t.test('DirectRouting hands packets to remotes on the link', async () => {
   const put = ['put', '/coreos.com/network/config', JSON.stringify(config)]
   await pair.inside(1, 'etcdctl', ETCD, ...put)
   await Promise.all(([1, 2] as const).map(side => pair.restart(side, 'SIGTERM', FLAGS)))
-  await happens('packets pass', () => reaches(pair, 4, 100))
-  await happens('the route leads to the link', async () =>
+  await passes(pair, 4)
+  await waitFor('the route leads to the link', async () =>
     (await run(1, 'ip route show proto 76')).includes(' via 192.0.2.2 dev eth0'),
   )
 })

@@ -12,6 +12,11 @@ const IP_MTU_DISCOVER = 10
 const IP_PMTUDISC_DONT = 0
 const IP_PMTUDISC_DO = 2
 const POLLIN = 0x0001
+// include/uapi/asm-generic/socket.h
+const SOL_SOCKET = 1
+const SO_RCVBUFFORCE = 33
+/** Bytes, for the answers that come while we do not run: the kernel's own few hold 277 of them. */
+const RECEIVE_BUFFER = 4 << 20
 
 // RFC 792
 const ECHO_REPLY = 0
@@ -55,6 +60,9 @@ export class EchoSocket {
     const discover = Buffer.alloc(4)
     discover.writeInt32LE(options.dontFragment ? IP_PMTUDISC_DO : IP_PMTUDISC_DONT)
     libc.setsockopt(this.#fd, IPPROTO_IP, IP_MTU_DISCOVER, discover, discover.length)
+    const buffer = Buffer.alloc(4)
+    buffer.writeInt32LE(RECEIVE_BUFFER)
+    libc.setsockopt(this.#fd, SOL_SOCKET, SO_RCVBUFFORCE, buffer, buffer.length)
     this.#request = Buffer.alloc(
       Math.max(options.packetBytes, IPV4_HEADER + ICMP_HEADER) - IPV4_HEADER,
     )

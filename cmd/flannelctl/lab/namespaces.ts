@@ -6,7 +6,7 @@ import { until } from './until.js'
 const DIRECTORY = '/run/netns'
 
 /** A killed process is gone within milliseconds, unless the machine is very busy. */
-const KILL_DEADLINE_MS = 10_000
+const KILL_DEADLINE_MS = 60_000
 
 /** The command line that runs `command` inside a namespace; it keeps the pid of what is started. */
 export function inside(namespace: string, command: readonly string[]): string[] {
@@ -42,6 +42,9 @@ export function mountsOfHost(directory: string): Mount[] {
   return [{ from: `${directory}/wireguard`, at: '/run/wireguard' }]
 }
 
+/** Until a command is killed: what operators run is not what a daemon waits for. */
+const COMMAND_TIMEOUT_MS = 60_000
+
 /** Runs a command inside a namespace and resolves with its standard output. Throws CommandError. */
 export async function runInside(
   namespace: string,
@@ -49,7 +52,7 @@ export async function runInside(
   options?: RunOptions,
 ): Promise<string> {
   const [program = '', ...args] = inside(namespace, command)
-  return await run(program, args, options)
+  return await run(program, args, { timeoutMs: COMMAND_TIMEOUT_MS, ...options })
 }
 
 /** Runs lines of ip(8) inside a namespace, in one process. */

@@ -66,13 +66,15 @@ async function main(order: PingOrder): Promise<PingResult[]> {
 
   const receiveUntil = async (endMs: number, done: () => boolean): Promise<void> => {
     for (;;) {
-      const leftMs = endMs - libc.bootTimeMs()
-      if (leftMs <= 0 || done()) return
+      if (done()) return
+      // Who wakes up late has answers that came in time.
+      const leftMs = Math.max(0, endMs - libc.bootTimeMs())
       for (const { from, sequence, error } of socket.receive(Math.min(leftMs, 20))) {
         const target = targets.find(({ address }) => address === from)
         if (error !== undefined) target?.failed(error)
         else target?.answered(sequence)
       }
+      if (leftMs === 0) return
       await setImmediate() // lets a signal in
     }
   }

@@ -36,7 +36,7 @@ const DEFAULTS = {
   intervalMs: 200,
   packetBytes: 84,
   dontFragment: false,
-  timeoutMs: 2000,
+  timeoutMs: 10_000,
 } as const satisfies Required<PingOptions>
 
 /** Pings all targets at once from inside a namespace. */
