@@ -230,11 +230,11 @@ export async function registryContract(
     await put(`${prefix}a`, '1', id)
     const before = await revisionNow()
     const timeLeft = (): Promise<number> => settle(registry.leaseTimeToLive(id))
-    await eventually(async () => (await timeLeft()) <= 57)
+    await eventually(async () => (await timeLeft()) <= 54)
 
     t.equal(await settle(registry.keepLeaseAlive(id)), 60)
 
-    t.ok((await timeLeft()) > 57)
+    t.ok((await timeLeft()) > 54)
     t.equal((await get(`${prefix}a`))?.leaseId, id)
     t.equal(await revisionNow(), before)
   })

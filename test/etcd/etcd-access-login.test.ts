@@ -132,7 +132,7 @@ t.test('calls and watches survive the end of the token', async t => {
   await waitFor('the standing watch', () => follower.values[0])
   await delay(TOKEN_TTL_SECONDS * 1000 + 2000)
   proxy.cut()
-  await waitFor('a second watch', () => follower.standings === 2)
+  await waitFor('a second watch', () => follower.standings >= 2)
   await put(registry, 'after the cut')
   await waitFor('the second watch', () => follower.values[1])
 
@@ -153,15 +153,14 @@ t.test(
       message: /connection refused$|the connection broke$/,
     })
     await etcd.start()
-    await waitFor('etcd', () =>
-      put(registry, 'after').then(
-        () => true,
-        () => undefined,
-      ),
-    )
-    await waitFor('the changes', () => follower.values.length === 2)
+    await waitFor('etcd', async () => {
+      await put(registry, 'after')
+      return true
+    })
+    await waitFor('the changes', () => follower.values.at(-1) === 'after')
 
-    t.strictSame(follower.values, ['before', 'after'])
+    // Once more where the answer was late to a try that had succeeded.
+    t.strictSame([...new Set(follower.values)], ['before', 'after'])
     t.ok(follower.failures.every(({ code }) => code === 'ERR_REGISTRY_UNAVAILABLE'))
   },
 )

@@ -64,13 +64,17 @@ async function openWeb(): Promise<Opened> {
 }
 
 /** Sends bytes, and resolves with what comes back until the server closes or is silent. */
-async function exchange(at: NetConnectOpts, bytes: Buffer | string): Promise<string> {
+async function exchange(
+  at: NetConnectOpts,
+  bytes: Buffer | string,
+  silenceMs = ANSWER_MS,
+): Promise<string> {
   const socket = connect(at)
   const chunks: Buffer[] = []
   socket.on('data', (chunk: Buffer) => chunks.push(chunk))
   // Closed in the middle of what we say, which is one way to refuse.
   socket.on('error', () => undefined)
-  socket.setTimeout(ANSWER_MS, () => socket.destroy())
+  socket.setTimeout(silenceMs, () => socket.destroy())
   socket.end(bytes)
   await once(socket, 'close')
   return Buffer.concat(chunks).toString('latin1')
@@ -99,6 +103,7 @@ function serverTarget(
       const after = await exchange(
         at,
         'GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n',
+        10 * ANSWER_MS,
       )
       if (!after.startsWith('HTTP/1.1 404 '))
         throw new Error(`it does not answer any more: ${after}`)

@@ -57,7 +57,8 @@ export async function expectCause(
   let answer = NOTHING
   await waitFor('it is found', async () => {
     answer = await ask()
-    return answer.checks.length === 1 && answer.checks[0] === check
+    const isAlone = answer.checks.length === 1 && answer.checks[0] === check
+    return isAlone && what.test(answer.what)
   }).catch(() => undefined)
   t.same(answer.checks, [check], `one cause is named (${answer.what})`)
   t.match(answer.what, what, 'and what it is')

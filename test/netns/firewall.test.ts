@@ -36,7 +36,7 @@ await outside.run([...['ip', 'route', 'add', subnet, 'via', one.address]])
 const SERVER = `require('node:net').createServer(s => s.end(s.remoteAddress.replace('::ffff:', ''))).listen(${PORT}, '::', () => console.log('ready'))`
 const CLIENT = `
 const [host, from] = process.argv.slice(1)
-const s = require('node:net').connect({ host, port: ${PORT}, ...(from && { localAddress: from }), timeout: 5000 })
+const s = require('node:net').connect({ host, port: ${PORT}, ...(from && { localAddress: from }), timeout: 20000 })
 s.pipe(process.stdout)
 s.on('error', e => { console.log(e.code); process.exit(0) })
 s.on('timeout', () => { console.log('nothing'); process.exit(0) })`
@@ -110,8 +110,8 @@ async function expectMeaning(t: Test): Promise<void> {
   for (const line of ['-D POSTROUTING 1', '-F KUBE-POSTROUTING', '-X KUBE-POSTROUTING'])
     await iptables(`-t nat ${line}`)
 
-  const capture = ['timeout', '15', 'tcpdump', '-c1', '-nn', '-i', 'br0', 'dst', GROUP]
-  const captured = outside.run(capture, { timeoutMs: 20_000 })
+  const capture = ['timeout', '50', 'tcpdump', '-c1', '-nn', '-i', 'br0', 'dst', GROUP]
+  const captured = outside.run(capture)
   const sender = new LabProcess({
     namespace: one.namespace,
     command: [process.execPath, '-e', TO_GROUP, overlayAddress, one.address],

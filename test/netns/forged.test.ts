@@ -222,7 +222,10 @@ async function honestPacketsEnter(t: Test): Promise<void> {
   const [handed, asked] = [await handedOver(), await echoesAsked()]
   const sent = await outcome(() => holder.send([echo(), echo6()]), 2)
   t.strictSame(sent, { delivered: 2 })
-  await waitFor('the kernel to have it', async () => (await echoesAsked()) === asked + 1)
+  await waitFor(
+    'the kernel to have them',
+    async () => (await echoesAsked()) === asked + 1 && (await handedOver()) >= handed + 2,
+  )
   t.equal(await handedOver(), handed + 2)
 }
 
@@ -259,7 +262,7 @@ t.test('forged packets in a run of honest ones are taken out of it', async t => 
   )
   await waitFor(
     'the kernel to have the others',
-    async () => (await echoesAsked()) === asked + 9,
+    async () => (await echoesAsked()) === asked + 9 && (await handedOver()) >= handed + 9,
   )
   t.equal(await handedOver(), handed + 9)
 })

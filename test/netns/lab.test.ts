@@ -1,6 +1,6 @@
 /** `flannelctl lab` as people type it, and what it leaves behind: nothing. */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdtemp, readdir, rm, stat } from 'node:fs/promises'
+import { type FileHandle, mkdtemp, open, readdir, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -57,15 +57,20 @@ function start(
 
 const NAMESPACES = namespacesOf(NAME, HOSTS)
 
-/** What tells a namespace from all others, also after its name is gone. */
-async function identities(): Promise<Set<number>> {
+/**
+ * What tells a namespace from all others, also after its name is gone: its number,
+ * which no other gets as long as its file is open.
+ */
+async function identities(): Promise<Map<number, FileHandle>> {
   const names = await existingNamespaces(NAMESPACES)
-  const stats = await Promise.all(names.map(name => stat(`/run/netns/${name}`)))
-  return new Set(stats.map(({ ino }) => ino))
+  const files = await Promise.all(names.map(name => open(`/run/netns/${name}`)))
+  return new Map(
+    await Promise.all(files.map(async file => [(await file.stat()).ino, file] as const)),
+  )
 }
 
 /** The processes that live in one of the namespaces, whether those have a name or not. */
-async function processesIn(namespaces: ReadonlySet<number>): Promise<string[]> {
+async function processesIn(namespaces: ReadonlyMap<number, unknown>): Promise<string[]> {
   const pids = (await readdir('/proc')).filter(entry => /^\d+$/.test(entry))
   const found = await Promise.all(
     pids.map(async pid => {
@@ -76,9 +81,13 @@ async function processesIn(namespaces: ReadonlySet<number>): Promise<string[]> {
   return found.flat()
 }
 
-async function nothingIsLeft(t: Test, namespaces: ReadonlySet<number>): Promise<void> {
+async function nothingIsLeft(
+  t: Test,
+  namespaces: ReadonlyMap<number, FileHandle>,
+): Promise<void> {
   t.same(await existingNamespaces(NAMESPACES), [], 'no namespace')
   t.same(await processesIn(namespaces), [], 'no process')
+  for (const file of namespaces.values()) await file.close()
   t.same(await readdir(runDir).catch(() => []), [], 'no file')
 }
 
@@ -142,7 +151,10 @@ t.test('lab up leaves a network to work in until lab down', async t => {
 
 t.test('lab down removes what a killed lab up has left', async t => {
   const up = start('up')
-  await waitFor('the lab is half built', async () => (await identities()).size > 1)
+  await waitFor(
+    'the lab is half built',
+    async () => (await existingNamespaces(NAMESPACES)).length > 1,
+  )
   up.child.kill('SIGSTOP')
   const refused = await start('down').ended
   up.child.kill('SIGKILL')
@@ -172,5 +184,5 @@ t.test('a machine that lacks something is told what, and nothing is made', async
   t.match(noEtcd, { exitCode: 1, stderr: /apt-get install etcd-server\n$/ })
   t.match(noSpace, { exitCode: 1, stderr: /overlaps 192\.168\.77\.0\/24/ })
   t.match(noVerb, { exitCode: 2, stderr: /no lab sideways/ })
-  await nothingIsLeft(t, new Set())
+  await nothingIsLeft(t, new Map())
 })

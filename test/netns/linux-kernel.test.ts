@@ -46,7 +46,9 @@ await inOwnNetwork(t, import.meta.url, () => {
       gateway: '192.0.2.254',
       source: '192.0.2.1',
     })
-    t.ok((await listRoutes(6)).some(route => route.destination === 'fe80::/64'))
+    await waitFor('the kernel makes a route of its own', async () =>
+      (await listRoutes(6)).some(route => route.destination === 'fe80::/64'),
+    )
   })
 
   t.test('an address that no route leads to is an error of words', async t => {

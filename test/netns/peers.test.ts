@@ -43,19 +43,23 @@ async function tells(what: string, check: (path: Path) => boolean): Promise<Path
 
 t.test('a way that is well is measured', async t => {
   await passes(pair, 4)
-  const { state, roundTripMs, overlayRoundTripMs, trouble } = await tells(
+  const { roundTripMs, overlayRoundTripMs } = await tells(
     'all is measured',
-    peer => peer.pathMtu === 1500 && peer.overlayRoundTripMs !== null,
+    ({ pathMtu, overlayRoundTripMs, state, trouble }) =>
+      pathMtu === 1500 &&
+      overlayRoundTripMs !== null &&
+      state === 'up' &&
+      trouble === null,
   )
-  t.match({ state, trouble }, { state: 'up', trouble: null })
   t.ok((roundTripMs ?? 0) > 0 && (overlayRoundTripMs ?? 0) > 0)
-  t.match(
-    await peersText(),
-    /^10\.5\.\d+\.0\/24 +192\.0\.2\.2 +up +\d+\.\d\d ms +0% +\d+\.\d\d ms +1500 +(23h5\dm|1d0h)$/m,
-  )
-  const status = await pair.flannelctl(1, 'status')
-  t.match(status, /^remotes +1: 1 up$/m)
-  t.notMatch(status, 'note')
+  const line =
+    /^10\.5\.\d+\.0\/24 +192\.0\.2\.2 +up +\d+\.\d\d ms +0% +\d+\.\d\d ms +1500 +(23h5\dm|1d0h)$/m
+  // Of the last twenty, some of which a busy machine may have been late with.
+  await waitFor('peers shows it', async () => line.test(await peersText()))
+  await waitFor('status has nothing to note', async () => {
+    const status = await pair.flannelctl(1, 'status')
+    return /^remotes +1: 1 up$/m.test(status) && !status.includes('note')
+  })
 })
 
 t.test('Prometheus is told the same', async t => {
@@ -107,8 +111,13 @@ t.test('loss is counted', async t => {
 
 t.test('a daemon that is gone is told from a host that is', async t => {
   await pair.stop(2, 'SIGINT')
-  const away = await tells('it is silent', ({ state }) => state === 'silent')
-  t.match(away.trouble, 'nobody listens on UDP 8285 of 192.0.2.2: flanneld there')
+  await tells(
+    'it is silent',
+    ({ state, trouble }) =>
+      state === 'silent' &&
+      trouble?.includes('nobody listens on UDP 8285 of 192.0.2.2: flanneld there') ===
+        true,
+  )
   const text = await pair.flannelctl(1, 'status')
   t.match(text, 'peers: 1 of 1 remotes do not answer: flannelctl peers says which')
   t.match(text, /^remotes +1: 1 silent$/m)
@@ -125,12 +134,17 @@ t.test('a daemon that is gone is told from a host that is', async t => {
   )
 })
 
-t.test('a firewall that drops our packets is suspected', async t => {
+t.test('a firewall that drops our packets is suspected', async () => {
   const drop =
     'table ip closed { chain in { type filter hook input priority 0; udp dport 8285 drop; }; }'
   await pair.inside(2, 'sh', '-c', `echo '${drop}' | nft -f -`)
-  const { trouble } = await tells('it is silent', ({ state }) => state === 'silent')
-  t.match(trouble, 'nothing through the overlay: a firewall drops UDP 8285')
+  await tells(
+    'it is silent, and why',
+    ({ state, trouble }) =>
+      state === 'silent' &&
+      trouble?.includes('nothing through the overlay: a firewall drops UDP 8285') ===
+        true,
+  )
   await run(2, 'nft delete table ip closed')
 })
 
@@ -138,12 +152,11 @@ t.test('a firewall that drops our packets is suspected', async t => {
 t.test('a smaller path is found though nobody tells of it', async t => {
   // A veth drops what is longer than its other end takes, and says nothing.
   await run(2, 'ip link set eth0 mtu 1400')
-  const { pathMtu, trouble } = await tells(
-    'the length is known',
-    ({ pathMtu }) => pathMtu !== null && pathMtu !== 1500,
-  )
   // A VLAN tag more than its MTU comes through.
-  t.ok((pathMtu ?? 0) <= 1404 && (pathMtu ?? 0) > 1400 - 8, String(pathMtu))
+  const { trouble } = await tells(
+    'the length is known',
+    ({ pathMtu }) => pathMtu !== null && pathMtu <= 1404 && pathMtu > 1400 - 8,
+  )
   t.match(trouble, /takes packets of \d+ bytes, and ours are up to 1500/)
 })
 

@@ -54,7 +54,7 @@ t.test('every container reaches every other, up to the MTU', async t => {
     [two, three],
     [three, one],
   ] as const) {
-    const ping = ['ping', '-c', '1', '-W', '2', '-M', 'do', to.container.address]
+    const ping = ['ping', '-c', '1', '-W', '20', '-M', 'do', to.container.address]
     const fits = await from.container.run([...ping, '-s', String(1450 - 28)])
     t.match(fits, / 1 received/)
   }
@@ -248,7 +248,10 @@ for (const backend of [{ Type: 'host-gw' }, { Type: 'vxlan', VNI: 9 }])
     t.match(await flannelctl(one, ['config', 'set', config]), { exitCode: 0 })
 
     for (const host of hosts)
-      t.match(await flannelctl(host, ['config', 'apply']), { exitCode: 0 })
+      await waitFor(
+        `${host.name} takes it`,
+        async () => (await flannelctl(host, ['config', 'apply'])).exitCode === 0,
+      )
 
     for (const host of hosts)
       await waitFor('it is taken up', async () => {

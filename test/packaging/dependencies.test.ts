@@ -48,7 +48,8 @@ t.test('what runs when they are installed: only what package.json allows', async
 t.test('how much it is', async t => {
   const paths = (await shipped()).map(([path]) => `${ROOT}/${path}`)
   t.ok(paths.length <= MOST_PACKAGES, `${paths.length} packages`)
-  const text = await run('du', ['--total', '--summarize', '--block-size=1M', ...paths])
+  const flags = ['--total', '--summarize', '--block-size=1M']
+  const text = await run('du', [...flags, ...paths], { timeoutMs: 60_000 })
   const [, total = ''] = /^(\d+)\ttotal$/m.exec(text) ?? []
   t.ok(Number(total) <= MOST_MEGABYTES, `${total} MB`)
 })

@@ -12,12 +12,8 @@ const UNIT = fileURLToPath(new URL('flanneld.service', UNITS))
 const MOST_EXPOSURE = 3.1
 
 t.test('systemd reads it, and says how far it is exposed', async t => {
-  const text = await run('systemd-analyze', [
-    'security',
-    '--offline=true',
-    '--no-pager',
-    UNIT,
-  ])
+  const flags = ['security', '--offline=true', '--no-pager', UNIT]
+  const text = await run('systemd-analyze', flags, { timeoutMs: 60_000 })
   const [, score] = /Overall exposure level for \S+: ([\d.]+)/.exec(text) ?? []
   t.ok(Number(score) <= MOST_EXPOSURE, `${score ?? ''} of 10`)
   for (const name of [
@@ -29,6 +25,7 @@ t.test('systemd reads it, and says how far it is exposed', async t => {
     const unit = fileURLToPath(new URL(name, UNITS))
     const said = await run('systemd-analyze', ['verify', '--man=no', unit], {
       isCombined: true,
+      timeoutMs: 60_000,
     }).catch((error: unknown) =>
       error instanceof CommandError ? error.stdout + error.stderr : String(error),
     )

@@ -2,7 +2,7 @@
 import t from 'tap'
 import { startHerd } from './herd.js'
 
-t.setTimeout(120_000)
+t.setTimeout(600_000)
 
 // A list is 110 KB here, and all lists are 9 seconds of the link.
 const OPTIONS = {

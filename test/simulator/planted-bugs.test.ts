@@ -28,10 +28,10 @@ async function simulateWith(bug: PlantedBug): Promise<string> {
   return stdout + stderr
 }
 
-t.setTimeout(300_000)
+t.setTimeout(600_000)
 
 for (const bug of PLANTED_BUGS) {
-  t.test(`found: ${bug.name}`, { timeout: 60_000 }, async t => {
+  t.test(`found: ${bug.name}`, { timeout: 300_000 }, async t => {
     const output = await simulateWith(bug)
 
     const [, seed, what] = /^seed (\d+): \S+ (.*)$/m.exec(output) ?? []

@@ -3,7 +3,7 @@
  * as JSON. A program of its own because it runs inside a network namespace;
  * ours because ping(8) is not on every machine and tells of errors in prose.
  *
- * Argument: a PingOrder. SIGTERM ends it early.
+ * Argument: a PingOrder. SIGTERM ends it early, once it has printed an empty line.
  */
 import { setImmediate } from 'node:timers/promises'
 import * as libc from '../../../lib/linux/libc.js'
@@ -63,6 +63,8 @@ async function main(order: PingOrder): Promise<PingResult[]> {
   process.once('SIGTERM', () => {
     stop.abort()
   })
+
+  process.stdout.write('\n')
 
   const receiveUntil = async (endMs: number, done: () => boolean): Promise<void> => {
     for (;;) {

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { inside } from './namespaces.js'
 
@@ -66,6 +67,7 @@ export function startPing(
     stdio: ['ignore', 'pipe', 'pipe'],
     detached: true,
   })
+  const begun = once(child.stdout, 'data')
   const result = new Promise<PingResult[]>((resolve, reject) => {
     let output = ''
     let failure = ''
@@ -81,6 +83,8 @@ export function startPing(
   return {
     result,
     stop: async () => {
+      // Before it has begun the signal would end it without a result.
+      await Promise.race([begun, result])
       child.kill('SIGTERM')
       return await result
     },
