@@ -38,8 +38,9 @@ export class LabEtcd {
     const answers = async (): Promise<true | undefined> => {
       if (etcd.exit !== undefined)
         throw new Error(`etcd does not start: ${await lastLine(log)}`)
-      // Of two the latter counts: whoever interrupts the lab is not kept waiting.
-      return await this.ctl('--command-timeout=2s', 'endpoint', 'health').then(
+      // Whoever interrupts the lab is not kept waiting.
+      const environment = { ...ETCDCTL_ENVIRONMENT, ETCDCTL_COMMAND_TIMEOUT: '2s' }
+      return await this.#run(['endpoint', 'health'], environment).then(
         () => true,
         () => undefined,
       )
@@ -58,10 +59,15 @@ export class LabEtcd {
 
   /** Runs etcdctl against it and resolves with what it prints. Throws CommandError. */
   async ctl(...args: readonly string[]): Promise<string> {
+    return await this.#run(args, ETCDCTL_ENVIRONMENT)
+  }
+
+  async #run(
+    args: readonly string[],
+    environment: Readonly<Record<string, string>>,
+  ): Promise<string> {
     const command = ['etcdctl', `--endpoints=${ETCD_ENDPOINT}`, ...args]
-    return await runInside(this.#options.namespace, command, {
-      environment: ETCDCTL_ENVIRONMENT,
-    })
+    return await runInside(this.#options.namespace, command, { environment })
   }
 }
 
