@@ -47,9 +47,9 @@ export class DockerEngine {
     const engine = new DockerEngine(directory, child)
     try {
       await waitFor(`dockerd in ${namespace} answers`, async () => {
-        if (child.exitCode !== null) throw new Error(`dockerd ended:\n${engine.log()}`)
-        return await engine.docker('version').catch(() => undefined)
+        return child.exitCode === null ? await engine.docker('version') : null
       })
+      if (child.exitCode !== null) throw new Error(`dockerd ended:\n${engine.log()}`)
     } catch (error) {
       await engine.close()
       throw error

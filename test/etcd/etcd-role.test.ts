@@ -1,5 +1,6 @@
 /** The role that `flannelctl etcd-role` prints, with the daemon's engine under it. */
 import { execFileSync } from 'node:child_process'
+import { ETCDCTL_ENVIRONMENT } from '../../cmd/flannelctl/lab/etcd.js'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -154,7 +155,7 @@ function runScript(etcd: RealEtcd, args: readonly string[]): void {
     input: script,
     env: {
       PATH: process.env['PATH'],
-      ETCDCTL_API: '3',
+      ...ETCDCTL_ENVIRONMENT,
       ETCDCTL_ENDPOINTS: etcd.endpoint,
     },
   })
@@ -162,7 +163,7 @@ function runScript(etcd: RealEtcd, args: readonly string[]): void {
 
 function etcdctlWithoutLogin(etcd: RealEtcd, args: readonly string[]): void {
   execFileSync('etcdctl', [`--endpoints=${etcd.endpoint}`, ...args], {
-    env: { PATH: process.env['PATH'], ETCDCTL_API: '3' },
+    env: { PATH: process.env['PATH'], ...ETCDCTL_ENVIRONMENT },
     stdio: 'pipe',
   })
 }

@@ -6,7 +6,7 @@ import { findViolations, remember } from './invariants.js'
 import { settle, tryFaults } from './try-faults.js'
 
 /** What is asserted is that it recovers; how fast, npm run faults says. */
-const PATIENCE = 40
+const PATIENCE = 10
 
 await t.test('what is broken is well again', async t => {
   const short = FAULTS.filter(({ isShort = false }) => isShort)

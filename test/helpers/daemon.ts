@@ -44,12 +44,14 @@ export class Daemon {
 
   /** Waits until it says something that matches, and returns that line. */
   async says(pattern: RegExp): Promise<string> {
-    return await waitFor(`the daemon to say ${String(pattern)}`, () => {
-      const said = this.lines.find(line => pattern.test(line))
-      if (said === undefined && !this.isRunning)
-        throw new Error(`the daemon ended:\n${this.#stderr}`)
-      return said
-    })
+    const said = await waitFor(
+      `the daemon to say ${String(pattern)}`,
+      () =>
+        this.lines.find(line => pattern.test(line)) ??
+        (this.isRunning ? undefined : null),
+    )
+    if (said === null) throw new Error(`the daemon ended:\n${this.#stderr}`)
+    return said
   }
 
   /** Waits until it has ended by itself; its exit code. */

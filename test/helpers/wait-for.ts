@@ -15,8 +15,8 @@ export async function waitFor<T>(
   timeoutMs = DEADLINE_MS,
 ): Promise<T> {
   const deadline = performance.now() + timeoutMs
+  let cause: unknown
   for (;;) {
-    let cause: unknown
     try {
       const answer = await ask()
       if (answer !== undefined && answer !== false) return answer

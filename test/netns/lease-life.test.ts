@@ -81,6 +81,7 @@ t.test('a record deleted by hand is back at once, and no packet is lost', async 
   t.ok(sent > 10)
   // Others believe in a deletion after two seconds.
   if (longestMs < 1500) t.equal(lost, 0)
+  else t.comment(`not asserted: it was away for ${longestMs.toFixed(0)} ms`)
   t.equal(await subnetOf(two.daemon), subnet)
   t.not(await lab.etcd.ctl('get', '-w', 'json', keyOf(subnet)), before)
 })
@@ -160,5 +161,5 @@ t.test('a host that was away past its lease sends nothing from it', async t => {
 
   t.equal(await fromTwo.count(), 0, 'the one that slept')
   t.equal(await fromThree.count(), 0, 'the one whose daemon died')
-  for (const each of traffic) await each.stop()
+  await Promise.all(traffic.map(each => each.stop()))
 })

@@ -228,7 +228,9 @@ export async function openPair(
       return await waitFor('a transfer', async () => {
         // Of the transfer before, the kernel may still hold the port.
         if (server.exit !== undefined) server = startServer()
-        const text = await inside(1, ...client, to, ...flags)
+        const text = await runInside(namespaceOf(1), [...client, to, ...flags], {
+          timeoutMs: 20_000,
+        })
         const { end } = JSON.parse(text) as {
           end?: {
             sum_received?: { bits_per_second: number }

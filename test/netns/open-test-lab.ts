@@ -35,6 +35,7 @@ export async function startTraffic(
   from: LabHost,
   to: LabHost,
   intervalMs = 5,
+  timeoutMs = 10_000,
 ): Promise<RunningPing> {
   await waitFor(`${from.name} reaches ${to.name}`, async () => {
     return await reaches(from, to)
@@ -45,6 +46,7 @@ export async function startTraffic(
   const traffic = startPing(from.container.namespace, [to.container.address], {
     count: 1_000_000,
     intervalMs,
+    timeoutMs,
   })
   await waitFor('packets flow', async () => (await received()) > before + 10)
   return traffic

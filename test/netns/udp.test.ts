@@ -299,7 +299,7 @@ for (const [host, origin] of [
     const { pid } = await pathOf(host.daemon)
     const subnet = await subnetOf(host.daemon)
     const device = await host.run(['ip', 'link', 'show', 'flannel0'])
-    const traffic = await startTraffic(one, host, 1)
+    const traffic = await startTraffic(one, host, 1, 1000)
 
     process.kill(pid, 'SIGKILL')
 

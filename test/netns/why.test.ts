@@ -1,28 +1,28 @@
 /** Ways that are broken in one place each: why names that and nothing else, and its command mends it. */
+import { setTimeout as delay } from 'node:timers/promises'
 import t from 'tap'
 import type { Test } from 'tap'
-import { openLab } from '../../cmd/flannelctl/lab/lab.js'
 import type { LabNode } from '../../cmd/flannelctl/lab/host.js'
 import { ipInside } from '../../cmd/flannelctl/lab/namespaces.js'
 import { hostAddress, underlayNamespace } from '../../cmd/flannelctl/lab/topology.js'
 import { flannelctl } from '../helpers/flannelctl.js'
-import { type Answer, type Case, NOTHING, diagnose, expectCause } from './diagnosis.js'
-import { pathOf, reaches, subnetOf } from './open-test-lab.js'
+import { type Answer, type Case, diagnose, expectCause } from './diagnosis.js'
+import { openTestLab, pathOf, reaches, subnetOf } from './open-test-lab.js'
 import { waitFor } from '../helpers/wait-for.js'
 
 const NAME = 't-why'
 const PORT = 765
 
+/** Longer than a host wants to be left alone after a question. */
+const PAUSE_MS = 1500
+
 /** Four looks that find how long a packet may be, and as many that find nothing. */
 const MENDS_MS = 120_000
 
-const lab = await openLab({
+const lab = await openTestLab(t, {
   name: NAME,
   hosts: 2,
-  flags: ['--probe-rate=0', `--peer-port=${PORT}`],
-})
-t.teardown(async () => {
-  await lab.close()
+  flags: [`--peer-port=${PORT}`],
 })
 const [here, there] = [lab.host(1), lab.host(2)]
 const a = here.container.address
@@ -85,8 +85,12 @@ await t.test('who may ask', async t => {
     get(url, { agent: false, localPort: Number(localPort) }, response => {
       response.setEncoding('utf8').on('data', text => process.stdout.write(response.statusCode + ' ' + text))
     }).on('error', error => process.stdout.write(error.code))`
-  let localPort = 900
-  const ask = (node: LabNode, path: string, port = localPort++): Promise<string> =>
+  let asked = 0
+  const ask = (
+    node: LabNode,
+    path: string,
+    port = 900 + (asked++ % 100),
+  ): Promise<string> =>
     node.run([
       process.execPath,
       '--input-type=module',
@@ -106,6 +110,7 @@ await t.test('who may ask', async t => {
   t.match(await ask(here, `/why?from=;reboot&to=${a}`), /^400 from has/)
   // Of two that come at a time; one of them may be late.
   await waitFor('one question at a time', async () => {
+    await delay(PAUSE_MS)
     const both = await Promise.all([ask(here, question), ask(here, question)])
     return both.some(answer => answer.startsWith('503 it is asked too often'))
   })
@@ -162,22 +167,22 @@ await breaks('the way takes shorter packets only', {
       ...checks,
       ...checks.map(check => `${check} on ${hostAddress(2)}`),
     ])
-    let last = NOTHING
+    const told: string[] = []
     // A daemon follows its interface a moment later: what is left for that moment is not the end.
     await waitFor(
       'all of it is told of, and mended',
       async () => {
-        last = await why()
-        const [check] = last.checks
-        if (check === undefined) return missing.size === 0
-        missing.delete(check)
-        await mend(last.mend)
+        const { checks, what, mend: command } = await why()
+        if (checks.length === 0) return missing.size === 0
+        told.push(what)
+        for (const check of checks) missing.delete(check)
+        await mend(command)
         return false
       },
       MENDS_MS,
     ).catch((error: unknown) => {
       const left = [...missing].join(', ')
-      throw new Error(`not told of: ${left}; last: ${last.what}`, { cause: error })
+      throw new Error(`not told of: ${left}; told: ${told.join('; ')}`, { cause: error })
     })
   },
   tidyUp: async () => {

@@ -5,6 +5,7 @@
  *   box ─ docker0 ─ machine1 ═ flannel0 ~~ UDP ~~ flannel0 ═ machine2 ─ docker0 ─ box
  */
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { ETCDCTL_ENVIRONMENT } from '../../cmd/flannelctl/lab/etcd.js'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -238,7 +239,7 @@ await t.test('it is started again, and its packets go on', async t => {
   // It would end a daemon that a busy machine keeps waiting.
   await one.shell('rm /run/systemd/system/flanneld.service.d/watchdog.conf')
   await one.shell('systemctl daemon-reload && systemctl restart flanneld')
-  const before = await readyPid(one)
+  const before = await waitFor('it is ready', () => readyPid(one))
   await one.shell('systemctl reload flanneld')
   await waitFor(
     'it is ready again, the same, which has read its files again',
@@ -393,7 +394,7 @@ await t.test('the examples of the help texts', async t => {
   // Containers of a host that has moved are of no use until Docker is restarted.
   const isMove = (line: string): number => Number(line.includes('lease move'))
   const environment = {
-    ETCDCTL_API: '3',
+    ...ETCDCTL_ENVIRONMENT,
     ETCDCTL_ENDPOINTS: `http://${ETCD_ADDRESS}:2379`,
   }
   for (const line of lines.toSorted((a, b) => isMove(a) - isMove(b)))

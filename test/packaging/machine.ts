@@ -44,17 +44,19 @@ export class Machine {
       await removeControlGroups(name)
       await rm(directory, { recursive: true })
     })
-    return await waitFor(`${name} boots`, async () => {
-      if (process.exit !== undefined)
-        throw new Error(`${name} does not boot:\n${await readFile(log, 'utf8')}`)
+    const machine = await waitFor(`${name} boots`, async () => {
+      if (process.exit !== undefined) return null
       const pid = await childOf(process.pid)
       if (pid === undefined) return undefined
       const machine = new Machine(name, pid)
-      const state = await machine
-        .shell('[ ! -e /run/hierarchies ] || systemctl is-active basic.target || true')
-        .catch(() => '')
-      return state === 'active\n' ? machine : undefined
+      const state = await machine.shell(
+        '[ ! -e /run/hierarchies ] || systemctl is-active basic.target || true',
+      )
+      return state === 'active\n' && machine
     })
+    if (machine === null)
+      throw new Error(`${name} does not boot:\n${await readFile(log, 'utf8')}`)
+    return machine
   }
 
   /** Runs a command in the machine and resolves with what it prints. Throws CommandError. */

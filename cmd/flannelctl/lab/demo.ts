@@ -14,7 +14,7 @@ const TRANSFER_SECONDS = 2
 const WITHOUT_DAEMON_MS = 1000
 
 /** A change in etcd reaches every daemon in milliseconds. */
-const SETTLE_DEADLINE_MS = 15_000
+const SETTLE_DEADLINE_MS = 60_000
 
 export interface Stage {
   readonly paint: Paint

@@ -30,11 +30,14 @@ class Target {
     if (refusal !== undefined) this.#errors.add(refusal)
   }
 
+  /** @param sequence 16 bits: of all that have these, the last that was sent is meant. */
   answered(sequence: number): void {
-    const sentAt = this.#sentAt[sequence]
+    const last = this.#sentAt.length - 1
+    const index = last - ((last - sequence) & 0xffff)
+    const sentAt = this.#sentAt[index]
     // A second answer to the same request is none.
-    if (sentAt === undefined || this.#rttsMs.has(sequence)) return
-    this.#rttsMs.set(sequence, libc.bootTimeMs() - sentAt)
+    if (sentAt === undefined || this.#rttsMs.has(index)) return
+    this.#rttsMs.set(index, libc.bootTimeMs() - sentAt)
   }
 
   failed(error: string): void {

@@ -1,5 +1,4 @@
 import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { inside } from './namespaces.js'
 
@@ -67,7 +66,7 @@ export function startPing(
     stdio: ['ignore', 'pipe', 'pipe'],
     detached: true,
   })
-  const begun = once(child.stdout, 'data')
+  const begun = new Promise(resolve => child.stdout.once('data', resolve))
   const result = new Promise<PingResult[]>((resolve, reject) => {
     let output = ''
     let failure = ''

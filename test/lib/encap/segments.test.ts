@@ -527,7 +527,7 @@ t.test('cutting and joining leave nothing on the heap', t => {
 
   const bytesLeft = allocatedBy(carry, 20_000)
 
-  t.equal(count % (20_000 * 40), 0)
+  t.ok(count > 0 && count % (20_000 * 40) === 0, `${count} packets`)
   t.ok(bytesLeft < 500_000, `${bytesLeft} bytes for 1,600,000 packets`)
   t.end()
 })
