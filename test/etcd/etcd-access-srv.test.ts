@@ -117,7 +117,7 @@ t.test('DNS is asked again when every endpoint that it named fails', async t => 
 })
 
 t.test('endpoints that are known serve on while DNS is away', async t => {
-  const { dns, resolver } = await openDns(t, 2500)
+  const { dns, resolver } = await openDns(t, 1500)
   dns.zone.set(PLAIN, [record(plain.port)])
   const registry = connect(t, resolver)
   await registry.get('/a')
@@ -135,7 +135,7 @@ t.test('endpoints that are known serve on while DNS is away', async t => {
 })
 
 t.test('what DNS lacks is said', async t => {
-  const { dns, resolver } = await openDns(t, 2500)
+  const { dns, resolver } = await openDns(t, 1500)
   const registry = connect(t, resolver)
   const code = 'ERR_REGISTRY_UNAVAILABLE'
 
@@ -177,7 +177,7 @@ t.test('nothing secret goes where DNS names plain HTTP only', async t => {
 })
 
 t.test('an endpoint of its own beside the domain serves without DNS', async t => {
-  const { dns, resolver } = await openDns(t, 2500)
+  const { dns, resolver } = await openDns(t, 1500)
   dns.silent = true
   const endpoints = ['srv://example.com', plain.endpoint]
   const registry = connect(t, resolver, { endpoints })

@@ -226,7 +226,7 @@ await t.test('an upgrade loses no packet', async t => {
 await t.test('it is started again, and its packets go on', async t => {
   await one.shell('mkdir -p /run/systemd/system/flanneld.service.d')
   await one.shell(`cat >/run/systemd/system/flanneld.service.d/watchdog.conf`, {
-    input: '[Service]\nWatchdogSec=10\n',
+    input: '[Service]\nWatchdogSec=5\n',
   })
   await one.shell('systemctl daemon-reload && systemctl restart flanneld')
   for (const signal of ['KILL', 'STOP']) {
