@@ -42,9 +42,7 @@ function breaks(name: string, broken: Case): Promise<unknown> {
     expectCause(t, broken, {
       ask: () => diagnose(host, 'doctor'),
       mend,
-      flows: async () => {
-        return await reaches(host, lab.host(2))
-      },
+      flows: () => reaches(host, lab.host(2)),
     }),
   )
 }

@@ -37,9 +37,7 @@ export async function startTraffic(
   intervalMs = 5,
   timeoutMs = 10_000,
 ): Promise<RunningPing> {
-  await waitFor(`${from.name} reaches ${to.name}`, async () => {
-    return await reaches(from, to)
-  })
+  await waitFor(`${from.name} reaches ${to.name}`, () => reaches(from, to))
   const received = async (): Promise<number> =>
     (await pathOf(to.daemon)).traffic['receivedPackets'] ?? 0
   const before = await received()

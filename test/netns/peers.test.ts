@@ -41,6 +41,13 @@ async function tells(what: string, check: (path: Path) => boolean): Promise<Path
   return last
 }
 
+/** Waits until the remote is told to be silent, and this to be why. */
+async function tellsWhySilent(why: string): Promise<void> {
+  const isSo = ({ state, trouble }: Path): boolean =>
+    state === 'silent' && trouble?.includes(why) === true
+  await tells(`it is silent: ${why}`, isSo)
+}
+
 t.test('a way that is well is measured', async t => {
   await passes(pair, 4)
   const { roundTripMs, overlayRoundTripMs } = await tells(
@@ -111,13 +118,7 @@ t.test('loss is counted', async t => {
 
 t.test('a daemon that is gone is told from a host that is', async t => {
   await pair.stop(2, 'SIGINT')
-  await tells(
-    'it is silent',
-    ({ state, trouble }) =>
-      state === 'silent' &&
-      trouble?.includes('nobody listens on UDP 8285 of 192.0.2.2: flanneld there') ===
-        true,
-  )
+  await tellsWhySilent('nobody listens on UDP 8285 of 192.0.2.2: flanneld there')
   const text = await pair.flannelctl(1, 'status')
   t.match(text, 'peers: 1 of 1 remotes do not answer: flannelctl peers says which')
   t.match(text, /^remotes +1: 1 silent$/m)
@@ -138,13 +139,7 @@ t.test('a firewall that drops our packets is suspected', async () => {
   const drop =
     'table ip closed { chain in { type filter hook input priority 0; udp dport 8285 drop; }; }'
   await pair.inside(2, 'sh', '-c', `echo '${drop}' | nft -f -`)
-  await tells(
-    'it is silent, and why',
-    ({ state, trouble }) =>
-      state === 'silent' &&
-      trouble?.includes('nothing through the overlay: a firewall drops UDP 8285') ===
-        true,
-  )
+  await tellsWhySilent('nothing through the overlay: a firewall drops UDP 8285')
   await run(2, 'nft delete table ip closed')
 })
 

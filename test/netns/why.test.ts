@@ -44,9 +44,7 @@ function breaks(name: string, broken: Case): Promise<unknown> {
     expectCause(t, broken, {
       ask: why,
       mend,
-      flows: async () => {
-        return await reaches(here, there)
-      },
+      flows: () => reaches(here, there),
     }),
   )
 }
